@@ -1,0 +1,1 @@
+"""callbacks: thin: gather, de-duplicate, call one evaluation function, log."""

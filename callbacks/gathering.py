@@ -1,0 +1,31 @@
+"""Embeddings of a fixed list of texts when several ranks share the work.
+
+Dimension names: n texts, m of them on this rank, d embedding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+
+def gathered_embeddings(module: LightningModule, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+    """Embed ``texts`` with ``module.encode``, each text on one rank, and return all of them on every rank, in order.
+
+    Ranks take texts in turn; where they do not divide evenly, some embed the last text again and the copy is dropped
+    (a repeated row has distance zero to itself and would raise a silhouette).
+    """
+    ranks, rank = module.trainer.world_size, module.global_rank
+    share = -(-len(texts) // ranks)
+    indices = [min(rank + ranks * i, len(texts) - 1) for i in range(share)]
+    with torch.no_grad():
+        mine = module.encode([texts[i] for i in indices])  # type: ignore[operator]
+    if ranks == 1:
+        return mine
+    gathered = module.all_gather(mine.to(module.device)).flatten(0, 1).cpu()
+    places = module.all_gather(torch.tensor(indices, device=module.device)).flatten().cpu()
+    embeddings = torch.empty(len(texts), mine.shape[1])
+    embeddings[places] = gathered
+    return embeddings

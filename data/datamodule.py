@@ -1,0 +1,63 @@
+"""LabelledDataModule: labelled texts as P x K batches, the same on any number of ranks."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from data.sampler import LabelBatchSampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTexts:
+    """What a stage trains on: texts, their labels, and the block that each text was cut from."""
+
+    texts: Sequence[str]
+    labels: Sequence[int]
+    blocks: Sequence[Hashable]
+
+
+class LabelledDataModule(LightningDataModule):
+    """Makes each epoch's loader anew, since Lightning never tells a batch sampler the epoch.
+
+    Set ``reload_dataloaders_every_n_epochs=1`` and ``use_distributed_sampler=False`` in the Trainer.
+
+    Args:
+        data: What to train on.
+        classes, per_class, batches, seed: See `LabelBatchSampler`.
+        collate: (text, label) pairs -> a batch.
+    """
+
+    def __init__(
+        self,
+        data: TrainingTexts,
+        *,
+        classes: int,
+        per_class: int,
+        batches: int,
+        seed: int,
+        collate: Callable[[Sequence[tuple[str, int]]], Any],
+    ) -> None:
+        super().__init__()
+        self.data, self.collate = data, collate
+        self.classes, self.per_class, self.batches, self.seed = classes, per_class, batches, seed
+
+    def train_dataloader(self) -> DataLoader[tuple[str, int]]:
+        """This rank's batches of the current epoch."""
+        trainer = self.trainer
+        assert trainer is not None, "a datamodule belongs to a Trainer"
+        sampler = LabelBatchSampler(
+            self.data.labels,
+            classes=self.classes,
+            per_class=self.per_class,
+            batches=self.batches,
+            seed=self.seed,
+            blocks=self.data.blocks,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        sampler.set_epoch(trainer.current_epoch)
+        items = list(zip(self.data.texts, self.data.labels, strict=True))
+        return DataLoader(items, batch_sampler=sampler, collate_fn=self.collate)  # type: ignore[arg-type]

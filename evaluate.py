@@ -1,0 +1,9 @@
+"""Measure embedders: ``python evaluate.py --help``."""
+
+import sys
+
+from lightning_app.command_line import main
+from lightning_app.config import EvaluateConfig
+
+if __name__ == "__main__":
+    sys.exit(main(EvaluateConfig, "lightning_app.evaluating:evaluate", positional="models"))

@@ -1,0 +1,20 @@
+"""lightning_app: what knows Lightning and configuration."""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "ContrastiveEmbedder": "module",
+    "train": "run",
+}
+__all__ = [
+    "ContrastiveEmbedder",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562), so that ``--help`` stays fast."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

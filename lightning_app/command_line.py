@@ -1,0 +1,147 @@
+"""Dataclass <-> flags <-> file, and the commands' exit codes. Nothing here imports torch."""
+
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from difflib import get_close_matches
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from storage.json_file import read_json
+from storage.yaml_file import read_yaml
+
+Config = TypeVar("Config")
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(config_class: type[Any], target: str, *, argv: Sequence[str] | None = None, positional: str | None = None) -> int:
+    """Parse the flags, import ``target`` ("module:function"), call it with the configuration; returns the exit code.
+
+    0: done. 2: a mistake in what was asked (ValueError), one line on stderr. 1: a failure while running, with its traceback.
+    130: interrupted. ``--json`` prints what the function returns as the last line of stdout.
+    """
+    try:
+        config = parse(config_class, sys.argv[1:] if argv is None else argv, positional=positional)
+        module, function = target.split(":")
+        # transformers asks for it; the fast tokenizers of one process are not used from another
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        result = getattr(import_module(module), function)(config)
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("EMBARC_TRACEBACK"):
+            traceback.print_exc()
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (RuntimeError, OSError, ArithmeticError, MemoryError) as error:
+        traceback.print_exc()
+        print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    if config.json:
+        print(json.dumps(result, allow_nan=False))
+    return DONE
+
+
+def parse(config_class: type[Config], argv: Sequence[str], *, positional: str | None = None) -> Config:
+    """Flags over ``--config FILE`` over defaults.
+
+    Raises:
+        ValueError: an unknown flag or key (with the closest), a value of another type; SystemExit(0) after ``--help``.
+    """
+    program = Path(sys.argv[0]).name
+    shown = _with_positional(config_class, positional) if positional else config_class
+    file = _config_file(argv)
+    default = None if file is None else _from_mapping(shown, _read(file), str(file))
+    complaint = StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return tyro.cli(shown, prog=program, args=list(argv), default=default, config=(tyro.conf.AvoidSubcommands,))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ValueError(f"{_unboxed(complaint.getvalue())}; see python {program} --help") from None
+
+
+def _with_positional(config_class: type[Config], name: str) -> type[Config]:
+    """The same class with one field read from the bare arguments."""
+    hints = get_type_hints(config_class)
+    derived = dataclasses.make_dataclass(
+        config_class.__name__,
+        [(name, Annotated[hints[name], tyro.conf.Positional])],
+        bases=(config_class,),
+        frozen=True,
+        kw_only=True,
+    )
+    derived.__doc__ = config_class.__doc__
+    return derived
+
+
+def _config_file(argv: Sequence[str]) -> Path | None:
+    for i, word in enumerate(argv):
+        if word == "--config" and i + 1 < len(argv):
+            return Path(argv[i + 1])
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config="))
+    return None
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    readers: dict[str, Callable[[Path], Any]] = {".json": read_json, ".yaml": read_yaml, ".yml": read_yaml}
+    if file.suffix not in readers:
+        raise ValueError(f"--config {file}: expected a .json or .yaml file, got the suffix {file.suffix!r}")
+    if not file.is_file():
+        raise ValueError(f"--config {file}: expected a file, found none")
+    content = readers[file.suffix](file)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"--config {file}: expected settings by name, got {type(content).__name__}")
+    return content
+
+
+def _from_mapping(config_class: type[Any], content: Mapping[str, Any], place: str) -> Any:
+    """A configuration from plain values; what is required and absent is left for the flags."""
+    hints = get_type_hints(config_class)
+    if unknown := sorted(content.keys() - hints.keys()):
+        close = get_close_matches(unknown[0], hints, n=1)
+        raise ValueError(f"{place}: expected settings of {config_class.__name__}, got {unknown[0]!r}; closest: {', '.join(close) or 'none'}")
+    values = {name: _value(hints[name], content[name], f"{place}: {name}") for name in content}
+    for field in dataclasses.fields(config_class):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            values.setdefault(field.name, tyro.MISSING)
+    return config_class(**values)
+
+
+def _value(hint: Any, value: Any, place: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _value(next(a for a in arguments if a is not type(None)), value, place)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_value(arguments[0], item, f"{place}.{i}") for i, item in enumerate(value))
+    if origin is Literal and value in arguments:
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return _from_mapping(hint, value, place)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    expected = " or ".join(map(str, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))
+    raise ValueError(f"{place}: expected {expected}, got {value!r}")
+
+
+def _unboxed(text: str) -> str:
+    """tyro's boxed complaint as one line: its first section, and the flags it suggests."""
+    lines = [line.strip("│╭╮╰╯─ ").strip() for line in text.splitlines()]
+    message = " ".join(line for line in lines[1:] if line).split("For full helptext")[0]
+    return " ".join(message.split())

@@ -1,0 +1,245 @@
+"""Every knob of every command: frozen dataclasses of plain values, a docstring under each field (it is the flag's help).
+
+Standard library only, so that ``--help`` answers at once. Names are their owners': Trainer fields as in Lightning, LoRA fields as
+in PEFT, merge parameters as in mergekit.
+"""
+
+import shlex
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+DEFAULT_MERGES = ("soup", "karcher", "slerp", "linear")
+
+
+class Plain:
+    """What all configurations share."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as written to ``config.json`` (tuples as lists)."""
+        return _plain(asdict(self))  # type: ignore[call-overload]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """The adapter."""
+
+    r: int = 16
+    """Rank of the update."""
+    alpha: int = 32
+    """The update is scaled by alpha / r."""
+    dropout: float = 0.0
+    """Dropout in front of lora_A."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers to adapt; default: the backbone's own list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of a run: it starts from the weights of the stage before and ends as a folder of its own."""
+
+    name: str
+    """Name of the stage; its folder is stages/NUMBER-NAME."""
+    families: tuple[str, ...] = ()
+    """Sequence families to train on (with --data: leave empty)."""
+    epochs: int = 6
+    """At most so many epochs; a stage ends earlier when the selection suite's silhouette stops rising."""
+    steps_per_epoch: int = 15
+    """Optimiser steps an epoch. Every epoch ends with the clustering metrics."""
+    patience: int = 2
+    """Epochs without a better selection silhouette before the stage ends."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    classes: int | None = None
+    """P: labels a batch. Default: as many as there are, at most 12."""
+    texts_per_class: int | None = None
+    """K: texts of each label in a batch. Default: what fills a batch of 48."""
+
+
+BROAD_STAGE = StageConfig(name="broad", families=("broad",), epochs=3)
+SIX_STAGE = StageConfig(name="six", families=("six",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Plain):
+    """Adapt an embedder in stages, merge the stages, and report what was gained and what was kept."""
+
+    backbone: str = "tiny-llm"
+    """A name of BACKBONES (tiny-llm, e5-mistral, qwen3-0.6b, ...), a local folder, or a hub id."""
+    data: str | None = None
+    """Labelled text of your own: a .jsonl or .csv file with the columns text,label. Default: the sequence families."""
+    eval_data: str | None = None
+    """Labelled text to report on. Default: a part of --data that is held back."""
+    stages: tuple[StageConfig, ...] = (BROAD_STAGE, SIX_STAGE)
+    """The stages, in order. More than two are written in --config."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """The adapter."""
+    adapt_top: int | None = None
+    """Adapt the top so many layers only. Default: all."""
+    temperature: float = 0.1
+    """Temperature of the supervised contrastive loss."""
+    gradient_clip_val: float = 1.0
+    """Largest gradient norm."""
+    merges: tuple[Literal["soup", "karcher", "slerp", "linear"], ...] = DEFAULT_MERGES
+    """soup and karcher of the stages; slerp and linear half-way from the base to the last stage."""
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu."""
+    devices: int = 1
+    """Devices (or, on the CPU, gloo processes)."""
+    strategy: Literal["auto", "ddp", "ddp_fork"] = "auto"
+    """Lightning's strategy; auto takes ddp for more than one device."""
+    precision: str = "32-true"
+    """Lightning's precision: 32-true, bf16-mixed."""
+    max_steps: int = -1
+    """Stop every stage after so many steps; -1: no limit."""
+    seed: int = 0
+    """Seed of the adapter, the batches and the metrics."""
+    output: str = "runs/main"
+    """Folder of the run."""
+    resume: bool = False
+    """Go on with the run in --output, from the last finished epoch."""
+    overwrite: bool = False
+    """Replace what is in --output."""
+    offline: bool = False
+    """Use local and cached models only."""
+    cache: str | None = None
+    """Folder of downloaded models. Default: the hub's own."""
+    config: str | None = None
+    """A JSON or YAML file of these settings; flags win over it."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(Plain):
+    """Merge checkpoints of one base into one sentence-transformers folder."""
+
+    method: str
+    """linear (a soup), slerp (two inputs, along the arc), karcher (the spherical mean of many)."""
+    inputs: tuple[str, ...]
+    """The checkpoints: names of BACKBONES, model folders, or adapter folders (stages of a run)."""
+    output: str
+    """Folder to write."""
+    base: str | None = None
+    """The model that the inputs were trained from. Among the inputs of slerp it is the t = 0 end."""
+    t: float | None = None
+    """Of slerp and of linear with two inputs: 0 is the first input, 1 the second."""
+    weights: tuple[float, ...] = ()
+    """One weight an input. Default: equal."""
+    space: Literal["task_vector", "weight"] | None = None
+    """Merge differences from the base, or the weights themselves. Default: task_vector if the base is known and no input."""
+    norm: Literal["interpolate", "base", "geometric"] = "interpolate"
+    """Norm of a spherical result."""
+    antipodal: Literal["error", "linear", "base"] = "error"
+    """What to do when two inputs point in opposite directions."""
+    memory: str = "2GiB"
+    """Largest working set."""
+    overwrite: bool = False
+    """Replace what is in --output."""
+    offline: bool = False
+    """Use local and cached models only."""
+    cache: str | None = None
+    """Folder of downloaded models. Default: the hub's own."""
+    config: str | None = None
+    """A JSON or YAML file of these settings; flags win over it."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Plain):
+    """Measure the geometry of embedders: the paper's four columns, their null, larger suites, and retention against a base."""
+
+    models: tuple[str, ...]
+    """Names of BACKBONES, model folders, adapter folders, merged folders, or hub ids."""
+    base: str | None = None
+    """The model against which retention is measured."""
+    suite: tuple[str, ...] = ("large", "held-out")
+    """Suites beside the paper's: large, held-out, broad, or a .jsonl / .csv file with text,label."""
+    prompt: str | None = None
+    """Prompt name of the model, or none. Default: what the model's bare encode() does."""
+    batch_size: int = 64
+    """Texts a forward pass."""
+    device: str = "auto"
+    """auto, cpu, cuda."""
+    seed: int = 0
+    """Seed of KMeans, permutations and t-SNE."""
+    output: str = "runs/eval"
+    """Folder of the report."""
+    resume: bool = False
+    """Go on with the evaluation in --output: models that its report holds are not measured again."""
+    overwrite: bool = False
+    """Replace what is in --output."""
+    offline: bool = False
+    """Use local and cached models only."""
+    cache: str | None = None
+    """Folder of downloaded models. Default: the hub's own."""
+    config: str | None = None
+    """A JSON or YAML file of these settings; flags win over it."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(Plain):
+    """Make the built-in tiny-llm: causal language modelling on integer sequences, then a generic contrastive stage."""
+
+    output: str = "models/pretrained/tiny-llm"
+    """Folder to write."""
+    hidden_size: int = 128
+    """Width."""
+    layers: int = 5
+    """Decoder layers."""
+    intermediate_size: int = 384
+    """Width of the gated MLP."""
+    language_steps: int = 1200
+    """Steps of the first stage."""
+    language_batch: int = 64
+    """Sequences a step of the first stage."""
+    language_rate: float = 3e-3
+    """Peak learning rate of the first stage."""
+    contrastive_steps: int = 400
+    """Steps of the second stage."""
+    contrastive_batch: int = 48
+    """Pairs a step of the second stage."""
+    contrastive_rate: float = 1e-3
+    """Peak learning rate of the second stage."""
+    temperature: float = 0.1
+    """Temperature of the pairs' InfoNCE."""
+    language_weight: float = 0.5
+    """Weight of the next-token loss in the second stage."""
+    part: int = 16
+    """Sequences a forward pass of the first stage (sorted by length)."""
+    evaluate_every: int = 50
+    """Steps between evaluations."""
+    validation_texts: int = 256
+    """Sequences of the validation loss."""
+    bf16: bool = True
+    """Run the matrix products in bfloat16."""
+    threads: int = 1
+    """CPU threads; the weights depend on it."""
+    seed: int = 0
+    """Seed of weights and data."""
+    overwrite: bool = False
+    """Replace what is in --output."""
+    config: str | None = None
+    """A JSON or YAML file of these settings; flags win over it."""
+    json: bool = False
+    """Print one JSON object as the last line of stdout."""
+
+    def command(self) -> str:
+        """The command that makes these weights."""
+        changed = [
+            part
+            for key, value in self.to_dict().items()
+            if value != self.__dataclass_fields__[key].default and key not in ("config", "json", "overwrite")
+            for part in (f"--{key.replace('_', '-')}", str(value))
+        ]
+        return shlex.join(["python", "pretrain.py", *changed])

@@ -1,0 +1,43 @@
+"""The merges of a run: which checkpoints meet, by which method, and under which name they are reported."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from merging.engine import merge_checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMerge:
+    """One merge of a run's checkpoints. ``of``: all stages, or the base and the last stage."""
+
+    of: str
+    method: str
+    family: str
+    t: float | None = None
+    note: str
+
+
+RUN_MERGES: Mapping[str, RunMerge] = MappingProxyType(
+    {
+        "soup": RunMerge(of="stages", method="linear", family="soup", note="uniform soup of the stages"),
+        "karcher": RunMerge(of="stages", method="karcher", family="slerp", note="spherical mean of the stages' task vectors"),
+        "slerp": RunMerge(of="ends", method="slerp", family="slerp", t=0.5, note="half-way along the arc from the base to the last stage, in weight space"),
+        "linear": RunMerge(of="ends", method="linear", family="control", t=0.5, note="half-way along the line from the base to the last stage: the control of slerp"),
+    }
+)
+
+
+def merge_run(name: str, *, base: Path, stages: Sequence[Path], output: Path) -> dict[str, Any] | None:
+    """Carry out one of RUN_MERGES into ``output``; None where there are too few stages for it.
+
+    Returns:
+        The content of merge.json.
+    """
+    row = RUN_MERGES[name]
+    inputs = list(stages) if row.of == "stages" else [base, stages[-1]]
+    if len(inputs) < 2:
+        return None
+    return merge_checkpoints(inputs, output, method=row.method, base=base, t=row.t, overwrite=True)

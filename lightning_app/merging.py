@@ -1,0 +1,58 @@
+"""The merge command: names to folders, then one call of the engine. Imports neither lightning nor a model class."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning_app.config import MergeConfig
+from merging.engine import merge_checkpoints
+from storage.lock import folder_lock
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def merge(config: MergeConfig) -> dict[str, Any]:
+    """Merge ``config.inputs`` into ``config.output``; returns the summary that ``--json`` prints.
+
+    Raises:
+        ValueError: what was asked is not possible; nothing has been written.
+    """
+    memory = bytes_of(config.memory)
+    base = None if config.base is None else _folder(config.base, config)
+    inputs = [_folder(name, config) for name in config.inputs]
+    with folder_lock(Path(config.output)):
+        report = merge_checkpoints(
+            inputs,
+            config.output,
+            method=config.method,
+            base=base,
+            weights=config.weights or None,
+            t=config.t,
+            space=config.space,
+            norm=config.norm,
+            antipodal=config.antipodal,
+            memory=memory,
+            overwrite=config.overwrite,
+        )
+    return {"output": config.output, "method": config.method, **report.get("summary", {})}
+
+
+def bytes_of(size: str) -> int:
+    """``"2GiB"``, ``"500M"`` or a number of bytes.
+
+    >>> bytes_of("2GiB")
+    2147483648
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", size.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"--memory: expected a size such as 2GiB or 500MiB, got {size!r}")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _folder(name: str, config: MergeConfig) -> Path:
+    """A folder as it is; the name of a backbone or a hub id through the models package, which is imported only then."""
+    if Path(name).is_dir():
+        return Path(name)
+    from models.locate import base_folder
+
+    return base_folder(name, cache=config.cache, offline=config.offline)

@@ -1,0 +1,53 @@
+"""What a run says on the terminal and to TensorBoard, besides Lightning's own."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+
+@rank_zero_only
+def announce(message: str) -> None:
+    """One line on stderr, so that stdout stays free for --json."""
+    Console(stderr=True, highlight=False).print(message, markup=False)
+
+
+@rank_zero_only
+def show_rows(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """The report's main columns as a table on stderr; higher is better except for DBI."""
+    table = Table(title=title, title_justify="left")
+    suites = sorted({name for row in rows for name in row["suites"]}, key=["large", "held-out"].__contains__, reverse=True)
+    for heading in ("model", "silhouette", "z", "DBI", *(f"silhouette, {name}" for name in suites), "CKA", "kNN"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for row in rows:
+        retention = row["retention"] or {}
+        table.add_row(
+            row["name"],
+            _shown(row["silhouette_true"]),
+            _shown((row["null"] or {}).get("z"), 1),
+            _shown(row["davies_bouldin_true"], 2),
+            *(_shown((row["suites"].get(name) or {}).get("silhouette_true")) for name in suites),
+            _shown(retention.get("cka")),
+            _shown(retention.get("knn")),
+        )
+    Console(stderr=True).print(table)
+
+
+def log_row(folder: Path, row: Mapping[str, Any]) -> None:
+    """A model's row as TensorBoard scalars at step 0, beside the curves of the stages."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    values = {f"paper/{key}": row[key] for key in row if key.startswith(("silhouette", "davies_bouldin"))}
+    values |= {f"retention/{key}": value for key, value in (row["retention"] or {}).items()}
+    with SummaryWriter(str(folder)) as writer:
+        for tag, value in values.items():
+            if isinstance(value, float) and math.isfinite(value):
+                writer.add_scalar(tag, value, 0)
+
+
+def _shown(value: float | None, decimals: int = 3) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}"

@@ -1,0 +1,152 @@
+"""How the built-in tiny-llm is made: a causal language model on integer sequences, then a generic contrastive stage.
+
+The second stage knows no family: two windows of one random rule at different magnitudes are a pair. What both stages may not
+read is refused by content (data/exclusion.py). A step is a pure function of (seed, stage, step), so the run needs no data files.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from rich.progress import Progress
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from data.rules import draw_texts
+from data.suites import Suite, selection_suite
+from evaluation.clustering import silhouette_score
+from lightning_app.config import PretrainConfig
+from models.tiny_llm import build_tiny_llm, lm_logits
+from storage.atomic import building_folder, write_text
+
+
+def pretrain(config: PretrainConfig) -> dict[str, float]:
+    """Make tiny-llm and write it to ``config.output``: weights, ``training_log.jsonl`` and ``pretraining.json``.
+
+    The weights kept are those with the best silhouette on the `selection` suite among the contrastive stage's evaluations.
+
+    Returns:
+        The kept evaluation: ``validation_loss`` (nats a token, lower is better), ``selection_silhouette`` (-1..1, higher is better).
+    """
+    torch.manual_seed(config.seed)
+    embedder = build_tiny_llm(
+        hidden_size=config.hidden_size, layers=config.layers, intermediate_size=config.intermediate_size, seed=config.seed
+    )
+    log: list[dict[str, float | int | str]] = []
+    best: tuple[float, dict[str, Tensor]] = (float("-inf"), {})
+    with building_folder(Path(config.output), overwrite=config.overwrite) as folder, Progress() as progress:
+        for stage, steps in (("language", config.language_steps), ("contrastive", config.contrastive_steps)):
+            bar = progress.add_task(stage, total=steps)
+            for row in _train(embedder, config, stage, steps):
+                progress.update(bar, completed=int(row["step"]))
+                log.append(row)
+                progress.console.print(json.dumps(row))
+                score = float(row.get("selection_silhouette", float("-inf")))
+                if stage == "contrastive" and score > best[0]:
+                    best = (score, {name: tensor.clone() for name, tensor in embedder.state_dict().items()})
+        embedder.load_state_dict(best[1])
+        kept = _evaluate(embedder, config)
+        embedder.save_pretrained(str(folder), create_model_card=False)
+        write_text(folder / "training_log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+        record = {"command": config.command(), "config": config.to_dict(), "kept": kept, "torch": torch.__version__}
+        write_text(folder / "pretraining.json", json.dumps(record, indent=2) + "\n")
+    return kept
+
+
+def _train(embedder: SentenceTransformer, config: PretrainConfig, stage: str, steps: int) -> Iterator[dict[str, float | int | str]]:
+    """Run one stage; yields a log row at every evaluation."""
+    peak = config.language_rate if stage == "language" else config.contrastive_rate
+    optimizer = torch.optim.AdamW(embedder.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
+    began, tokens, losses = time.monotonic(), 0, []
+    for step in range(1, steps + 1):
+        rng = random.Random(f"{config.seed} {stage} {step}")
+        embedder.train()
+        batch_loss, batch_tokens = (_language_step if stage == "language" else _contrastive_step)(embedder, config, rng)
+        torch.nn.utils.clip_grad_norm_(embedder.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(batch_loss)
+        tokens += batch_tokens
+        if step % config.evaluate_every == 0 or step == steps:
+            row: dict[str, float | int | str] = {"stage": stage, "step": step, "train_loss": sum(losses) / len(losses)}
+            yield row | _evaluate(embedder, config) | {"tokens": tokens, "seconds": round(time.monotonic() - began, 1)}
+            losses = []
+
+
+def _warm_cosine(step: int, steps: int, *, warm: int = 40, floor: float = 0.05) -> float:
+    """Linear warm-up, then a cosine down to ``floor`` of the peak."""
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, steps - warm)
+    return floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
+
+
+def _language_step(embedder: SentenceTransformer, config: PretrainConfig, rng: random.Random) -> tuple[float, int]:
+    """Backward of the mean next-token loss over one batch, in sub-batches sorted by length."""
+    texts = sorted((draw_texts(rng)[1][0] for _ in range(config.language_batch)), key=len)
+    parts = [texts[at : at + config.part] for at in range(0, len(texts), config.part)]
+    total, tokens = 0.0, 0
+    for part in parts:
+        loss, _, count = _forward(embedder, config, part)
+        (loss / len(parts)).backward()
+        total, tokens = total + loss.item() / len(parts), tokens + count
+    return total, tokens
+
+
+def _contrastive_step(embedder: SentenceTransformer, config: PretrainConfig, rng: random.Random) -> tuple[float, int]:
+    """Backward of InfoNCE over the batch's pairs plus the weighted next-token loss of the same texts.
+
+    All texts of a batch meet in one softmax, so they go through the model together.
+    """
+    pairs = [draw_texts(rng, per_rule=2)[1] for _ in range(config.contrastive_batch)]
+    language, embeddings, tokens = _forward(embedder, config, [pair[side] for side in (0, 1) for pair in pairs])
+    left, right = embeddings.chunk(2)
+    similarity = left @ right.T / config.temperature
+    targets = torch.arange(len(pairs))
+    contrast = (F.cross_entropy(similarity, targets) + F.cross_entropy(similarity.T, targets)) / 2
+    (contrast + config.language_weight * language).backward()
+    return contrast.item(), tokens
+
+
+def _forward(
+    embedder: SentenceTransformer, config: PretrainConfig, texts: list[str]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"], int]:
+    """Next-token loss, unit embeddings and number of tokens of some texts.
+
+    Padding stands on the right of a causal model, so no real position sees it, and the model runs without a mask.
+    """
+    features = embedder.preprocess(texts)
+    ids, mask = features["input_ids"], features["attention_mask"].bool()
+    model = embedder[0].model
+    with torch.autocast("cpu", torch.bfloat16) if config.bf16 else nullcontext():
+        hidden = model(input_ids=ids).last_hidden_state
+        logits = lm_logits(hidden, model.get_input_embeddings().weight)
+    kept = mask[:, 1:]
+    loss = F.cross_entropy(logits[:, :-1][kept].float(), ids[:, 1:][kept])
+    weights = mask.unsqueeze(-1).float()
+    embeddings = F.normalize((hidden.float() * weights).sum(1) / weights.sum(1), dim=-1)
+    return loss, embeddings, int(mask.sum())
+
+
+@torch.no_grad()
+def _evaluate(embedder: SentenceTransformer, config: PretrainConfig) -> dict[str, float]:
+    """Next-token loss on texts that no step draws, and the silhouette of the `selection` suite."""
+    embedder.eval()
+    rng = random.Random(f"{config.seed} validation")
+    texts = sorted((draw_texts(rng)[1][0] for _ in range(config.validation_texts)), key=len)
+    parts = [texts[at : at + config.part] for at in range(0, len(texts), config.part)]
+    losses = [_forward(embedder, config, part)[0].item() for part in parts]
+    suite: Suite = selection_suite()
+    embeddings = embedder.encode(list(suite.texts), convert_to_tensor=True, show_progress_bar=False)
+    return {
+        "validation_loss": round(sum(losses) / len(losses), 4),
+        "selection_silhouette": round(silhouette_score(embeddings, suite.labels), 4),
+    }

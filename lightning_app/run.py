@@ -1,0 +1,315 @@
+"""The story of one run: base -> stages -> merges -> report."""
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from sentence_transformers import SentenceTransformer
+
+from callbacks.clustering_metrics import ClusteringMetrics
+from callbacks.geometry_retention import GeometryRetention
+from callbacks.projection_plot import ProjectionPlot
+from callbacks.stage_checkpoint import StageCheckpoint
+from data.datamodule import LabelledDataModule
+from data.suites import Suite, broad_suite, held_out_suite, large_suite, paper_suite
+from lightning_app.config import TrainConfig
+from lightning_app.measurement import Measured, draw_projection, measure
+from lightning_app.merges import RUN_MERGES, merge_run
+from lightning_app.module import ContrastiveEmbedder
+from lightning_app.presentation import announce, log_row, show_rows
+from lightning_app.run_folder import check_folder, environment, make_folder
+from lightning_app.stages import RunData, StageData, read_run_data
+from lightning_app.trainer import MONITOR, build_trainer
+from models.adapter import adapter_state, find_adapter, load_adapter_weights
+from models.backbones import lookup_backbone
+from models.embedder import base_folder, check_lengths, encode, load_embedder
+from models.export import check_adapter_roundtrip, save_adapter, save_embedder
+from models.lora import add_lora
+from models.losses import supervised_contrastive_loss
+from models.preflight import preflight
+from storage.atomic import building_folder
+from storage.json_file import read_json, write_json
+from storage.lock import folder_lock
+from storage.manifest import verify_manifest, write_manifest
+from storage.tensor_file import read_tensors
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Carry out a run and write its folder (INTERFACE of a run folder: README, "What a run leaves").
+
+    Args:
+        config: Every setting; ``TrainConfig()`` is the main job on built-in parts.
+
+    Returns:
+        ``{"output": folder, "rows": [...]}``, the rows of report.json; without rows on ranks other than the first.
+
+    Raises:
+        ValueError: something that was asked is not possible; nothing has been written.
+    """
+    folder = Path(config.output)
+    chief = rank_zero_only.rank == 0
+    with folder_lock(folder) if chief else nullcontext():
+        going_on = chief and check_folder(folder, config.to_dict(), resume=config.resume, overwrite=config.overwrite)
+        run = _prepare(config, read_run_data(config))
+        if chief and not going_on:
+            make_folder(folder, config.to_dict())
+            write_json(folder / "environment.json", environment())
+        return _carry_out(run, folder, chief=chief)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What the parts of a run share."""
+
+    config: TrainConfig
+    data: RunData
+    embedder: SentenceTransformer
+    base: Path | None
+    """Folder of the base's weights; None for a model that is drawn from its seed."""
+    suites: Mapping[str, Suite]
+    device: torch.device
+    prompt: str | None
+
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained (else all weights are)."""
+        return find_adapter(self.embedder) is not None
+
+    def encode(self, texts: Any, embedder: SentenceTransformer | None = None) -> torch.Tensor:
+        """Embeddings by the model as it is now."""
+        return encode((embedder or self.embedder).to(self.device), texts)
+
+
+def _prepare(config: TrainConfig, data: RunData) -> Run:
+    """Load the model, put the adapter on, and prove that it can be trained on these texts; writes nothing."""
+    torch.manual_seed(config.seed)
+    row = lookup_backbone(config.backbone)
+    scratch = row is not None and row.from_scratch
+    base = None if scratch else base_folder(config.backbone, cache=config.cache, offline=config.offline)
+    embedder = load_embedder(config.backbone, cache=config.cache, offline=config.offline, seed=config.seed)
+    suites = {"large": large_suite(), "held-out": held_out_suite()}
+    if config.data is not None:
+        suites = {} if data.reported is None else {"data": data.reported}
+    for suite in (paper_suite(), broad_suite(), *suites.values(), *([data.selection] if data.selection else [])):
+        check_lengths(embedder, suite.texts, source=f"suite {suite.name}")
+    for stage in data.stages:
+        check_lengths(embedder, stage.data.texts, source=config.data or f"stage {stage.name}")
+    if scratch:
+        embedder.requires_grad_(True)
+    else:
+        targets = config.lora.targets or (row.lora_targets if row is not None else ()) or None
+        add_lora(
+            embedder,
+            r=config.lora.r,
+            alpha=config.lora.alpha,
+            dropout=config.lora.dropout,
+            targets=targets,
+            adapt_top=config.adapt_top,
+            seed=config.seed,
+        )
+    name = embedder.default_prompt_name
+    accelerated = torch.cuda.is_available() and config.accelerator in ("auto", "gpu", "cuda")
+    run = Run(
+        config=config,
+        data=data,
+        embedder=embedder,
+        base=base,
+        suites=suites,
+        device=torch.device("cuda" if accelerated else "cpu"),
+        prompt=None if name is None else embedder.prompts[name],
+    )
+    _preflight(run, data.stages[0])
+    return run
+
+
+def _preflight(run: Run, stage: StageData) -> None:
+    """One small batch of the first stage through the loss: two labels, two texts each."""
+    first = stage.data.labels[0]
+    second = next(label for label in stage.data.labels if label != first)
+    chosen = [i for wanted in (first, second) for i in [k for k, label in enumerate(stage.data.labels) if label == wanted][:2]]
+    preflight(
+        run.embedder,
+        [stage.data.texts[i] for i in chosen],
+        torch.tensor([stage.data.labels[i] for i in chosen]),
+        lambda embeddings, labels: supervised_contrastive_loss(embeddings, labels, temperature=run.config.temperature),
+    )
+
+
+def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
+    """Base, stages, merges, report. Ranks other than the first take part in the stages only."""
+    began = time.monotonic()
+    measured: list[Measured] = []
+    if chief:
+        measured.append(_measure(run, folder, name="base", family="base"))
+        base = _write_base(run, folder, measured[0])
+    stages: list[Path] = []
+    for stage in run.data.stages:
+        stages.append(folder / "stages" / stage.name)
+        if (stages[-1] / "manifest.json").is_file():
+            announce(f"stage {stage.name}: finished before, taken from {stages[-1]}")
+            _load_stage(run, stages[-1])
+        else:
+            _fit(run, stage, folder, measured[0] if measured else None)
+        if chief:
+            family = "lora" if run.adapts else "encoder"
+            measured.append(_measure(run, folder, name=stage.name, family=family, base=measured[0]))
+    if not chief:
+        return {"output": str(folder)}
+    for name in dict.fromkeys(run.config.merges):
+        report = merge_run(name, base=base, stages=stages, output=folder / "merged" / name)
+        if report is None:
+            announce(f"merge {name}: left out, it needs two stages")
+            continue
+        merged = load_embedder(folder / "merged" / name)
+        row = RUN_MERGES[name]
+        measured.append(
+            _measure(run, folder, name=name, family=row.family, base=measured[0], embedder=merged, note=row.note)
+        )
+    return _report(run, folder, measured, stages, seconds=time.monotonic() - began)
+
+
+def _measure(
+    run: Run,
+    folder: Path,
+    *,
+    name: str,
+    family: str,
+    base: Measured | None = None,
+    embedder: SentenceTransformer | None = None,
+    note: str | None = None,
+) -> Measured:
+    """A row and its picture."""
+    announce(f"measuring {name}")
+    found = measure(
+        lambda texts: run.encode(texts, embedder),
+        name=name,
+        family=family,
+        prompt=run.prompt,
+        suites=run.suites,
+        base=base,
+        seed=run.config.seed,
+        note=note,
+    )
+    (folder / "projections").mkdir(exist_ok=True)
+    draw_projection(found, folder / "projections" / f"{name}.png", seed=run.config.seed)
+    log_row(folder / "tensorboard" / name, found.row)
+    return found
+
+
+def _write_base(run: Run, folder: Path, measured: Measured) -> Path:
+    """Stage 0: metrics and manifest, and the weights of a model that has no folder yet. Returns the base's folder."""
+    target = folder / "stages" / "0-base"
+    if (target / "manifest.json").is_file():
+        verify_manifest(target)
+        return run.base or target
+    about = {"stage": "0-base", "backbone": run.config.backbone, "seed": run.config.seed}
+    if run.base is None:
+        return save_embedder(run.embedder, target, extra_manifest=about, json_files={"metrics.json": measured.row})
+    with building_folder(target) as building:
+        write_json(building / "metrics.json", measured.row)
+        write_manifest(building, **about)
+    return run.base
+
+
+def _load_stage(run: Run, stage: Path) -> None:
+    """Go on from a finished stage's weights."""
+    verify_manifest(stage)
+    weights = stage / ("adapter_model.safetensors" if run.adapts else "model.safetensors")
+    if run.adapts:
+        load_adapter_weights(run.embedder, read_tensors(weights), source=str(weights))
+    else:
+        load_adapter_weights(run.embedder, adapter_state(load_embedder(stage)), source=str(weights))
+
+
+def _fit(run: Run, stage: StageData, folder: Path, base: Measured | None) -> None:
+    """Train one stage from the weights that the embedder has now, and leave its best epoch's in it."""
+    config, settings = run.config, stage.stage
+    announce(f"stage {stage.name}: {len(stage.data.texts)} texts, {len(set(stage.data.labels))} labels, batches of {stage.classes} x {stage.per_class}")
+    steps = settings.epochs * settings.steps_per_epoch
+    module = ContrastiveEmbedder(
+        run.embedder,
+        learning_rate=settings.learning_rate,
+        total_steps=steps if config.max_steps < 0 else min(steps, config.max_steps),
+        temperature=config.temperature,
+        seed=config.seed,
+    )
+    paper, broad = paper_suite(), broad_suite()
+    suites = {"paper": paper} | ({"selection": run.data.selection} if run.data.selection else {})
+    reference = base.embeddings["broad"] if base is not None else run.encode(broad.texts)
+    callbacks = [
+        ClusteringMetrics(suites, seed=config.seed),
+        GeometryRetention(broad.texts, reference),
+        ProjectionPlot("paper", paper, paper.families, seed=config.seed),
+        StageCheckpoint(lambda metrics: _save_stage(run, stage, folder, metrics), monitor=MONITOR if run.data.selection else None),
+    ]
+    trainer = build_trainer(
+        config, settings, folder=folder, name=stage.name, callbacks=callbacks, selects=run.data.selection is not None
+    )
+    data = LabelledDataModule(
+        stage.data,
+        classes=stage.classes,
+        per_class=stage.per_class,
+        batches=settings.steps_per_epoch,
+        seed=config.seed,
+        collate=module.collate,
+    )
+    state = folder / "resume" / stage.name
+    run.embedder.train()
+    trainer.fit(module, datamodule=data, ckpt_path=str(state) if config.resume and state.is_dir() else None)
+
+
+def _save_stage(run: Run, stage: StageData, folder: Path, metrics: dict[str, Any]) -> None:
+    """The stage's folder; what the selection suite said chose the epoch, so it is left out of what is kept to be read."""
+    epochs = [{k: v for k, v in epoch.items() if not k.startswith("selection/") and v == v} for epoch in metrics["epochs"]]
+    target = folder / "stages" / stage.name
+    about = {"stage": stage.name, "backbone": run.config.backbone, "seed": run.config.seed, "families": list(stage.stage.families)}
+    files = {"metrics.json": metrics | {"epochs": epochs}}
+    if not run.adapts:
+        save_embedder(run.embedder, target, extra_manifest=about, json_files=files)
+        return
+    assert run.base is not None
+    save_adapter(
+        run.embedder, target, base_name=run.config.backbone, base_folder=run.base, extra_manifest=about, json_files=files
+    )
+    check_adapter_roundtrip(target, run.embedder, stage.data.texts[:4])
+
+
+def _report(run: Run, folder: Path, measured: list[Measured], stages: list[Path], *, seconds: float) -> dict[str, Any]:
+    """report.json / md / html, and the table in the terminal."""
+    from evaluation.report import write_report
+
+    rows = [each.row for each in measured]
+    context = {
+        "backbone": run.config.backbone,
+        "seed": run.config.seed,
+        "stages": [stage.name for stage in run.data.stages],
+        "seconds": round(seconds, 1),
+    }
+    write_report(
+        folder,
+        rows,
+        title=f"embarc: {run.config.backbone}",
+        context=context,
+        projections={row["name"]: folder / "projections" / f"{row['name']}.png" for row in rows},
+        curves=_curves(rows[0], stages),
+    )
+    show_rows(rows, title=f"{run.config.backbone}: {folder / 'report.html'}")
+    return {"output": str(folder), "rows": rows}
+
+
+def _curves(base: Mapping[str, Any], stages: list[Path]) -> dict[str, list[tuple[float, float]]]:
+    """Two curves over all steps of the run: separation on the paper's suite, and CKA to the base."""
+    separation = [] if base["silhouette_true"] is None else [(0.0, float(base["silhouette_true"]))]
+    kept = [(0.0, 1.0)]
+    offset = 0.0
+    for stage in stages:
+        epochs = read_json(stage / "metrics.json")["epochs"]
+        separation += [(offset + e["step"], e["paper/silhouette_true"]) for e in epochs if "paper/silhouette_true" in e]
+        kept += [(offset + e["step"], e["retention/cka"]) for e in epochs if "retention/cka" in e]
+        offset += epochs[-1]["step"] if epochs else 0
+    return {"silhouette, the paper's 24, by step": separation, "CKA to the base, by step": kept}

@@ -1,0 +1,52 @@
+"""build_trainer: the Lightning Trainer of one stage."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from callbacks.finite_guard import FiniteGuard
+from lightning_app.checkpoint_io import SafetensorsIO
+from lightning_app.config import StageConfig, TrainConfig
+
+MONITOR = "selection/silhouette_true"
+"""What chooses the end and the best epoch of a stage; of the suite that no report prints."""
+
+
+class EpochState(Callback):
+    """Saves what ``--resume`` needs after every epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
+        """Save; Lightning lets rank 0 write."""
+        trainer.save_checkpoint(self.path)
+
+
+def build_trainer(
+    config: TrainConfig, stage: StageConfig, *, folder: Path, name: str, callbacks: Sequence[Callback], selects: bool
+) -> Trainer:
+    """The Trainer of one stage of the run in ``folder``. ``selects``: whether there is a selection suite to stop on."""
+    stopping = [EarlyStopping(MONITOR, mode="max", patience=stage.patience, check_on_train_epoch_end=True)] if selects else []
+    strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
+    return Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        strategy=strategy,
+        precision=config.precision,  # type: ignore[arg-type]
+        max_epochs=stage.epochs,
+        max_steps=config.max_steps,
+        gradient_clip_val=config.gradient_clip_val,
+        callbacks=[FiniteGuard(), RichProgressBar(), *callbacks, *stopping, EpochState(folder / "resume" / name)],
+        logger=TensorBoardLogger(folder, name="tensorboard", version=name),
+        plugins=[SafetensorsIO()],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+    )

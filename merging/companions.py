@@ -1,0 +1,40 @@
+"""What surrounds the weights of a model folder: tokenizer, configuration, modules, prompts.
+
+It is carried over to the merged folder.  Weights in any format stay behind, since they would be the old
+ones, and so do the README and the records of an earlier merge, since they speak of another model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+WEIGHT_ENDINGS = (
+    *(".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5"),
+    *(".msgpack", ".onnx", ".onnx_data", ".gguf", ".ot", ".tflite"),
+)
+OTHER_EXPORTS = ("onnx", "openvino")
+"""Folders of the same model in formats whose files have many endings."""
+
+RECORDS = ("README.md", "merge.json", "manifest.json")
+
+
+def companion_files(folder: Path) -> list[str]:
+    """Return the relative names of the files to carry over, in order."""
+    names = []
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if not path.is_file() or hidden or path.name.endswith(WEIGHT_ENDINGS):
+            continue
+        if parts[0] not in OTHER_EXPORTS and parts[0] not in RECORDS:
+            names.append(Path(*parts).as_posix())
+    return sorted(names)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the companions of ``source`` into ``target``; links are followed, permissions are the umask's."""
+    for name in companion_files(source):
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, copy)

@@ -1,0 +1,253 @@
+"""load_embedder: any embedder as a sentence-transformers model, with its own pooling, prompts and precision.
+
+Dimension names: n texts, d length of an embedding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from models.adapter import ADAPTER_FILE, attach_adapter
+from models.backbones import Backbone, lookup_backbone
+from models.locate import UnreachableModel, base_folder, hub_origin
+from models.quiet import quiet_loading
+from models.tiny_encoder import build_tiny_encoder
+from storage.json_file import read_json
+from storage.manifest import MANIFEST, fingerprint, sha256_of
+
+__all__ = ["UnreachableModel", "base_folder", "check_finite_weights", "check_lengths", "encode", "load_embedder"]
+
+
+def load_embedder(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    cache: str | Path | None = None,
+    offline: bool = False,
+    seed: int = 0,
+) -> SentenceTransformer:
+    """Load an embedder with its native pooling and prompts; no code of the model's own is ever run.
+
+    Args:
+        name_or_path: a name of BACKBONES, a sentence-transformers or transformers folder, an adapter folder (its
+            base is loaded first), or a hub id.
+        device: where to put it, for example ``"cuda"``.
+        dtype: precision of the weights; None keeps the folder's.
+        revision: branch, tag or commit of a hub model; a local model ignores it with a warning.
+        cache: the hub's cache folder.
+        offline: read the cache only.
+        seed: draws the weights of a model that is trained from scratch (tiny-encoder); others ignore it.
+
+    Returns:
+        A SentenceTransformer in evaluation mode. It is an ``nn.Module``: ``model(features)["sentence_embedding"]``.
+
+    Raises:
+        ValueError: unknown name, unusable folder, an adapter of another base.
+        UnreachableModel: a hub model that is neither cached nor reachable, within seconds.
+
+    Example:
+        >>> load_embedder("tiny-encoder").encode(["1, 2, 3"]).shape
+        (1, 128)
+    """
+    row = lookup_backbone(str(name_or_path))
+    if row is not None and row.from_scratch:
+        return build_tiny_encoder(seed=seed).to(device=device, dtype=dtype).eval()
+    folder = base_folder(name_or_path, revision=revision, cache=cache, offline=offline)
+    if revision is not None and hub_origin(folder) is None:
+        warnings.warn(f"revision {revision!r} is ignored: {folder} is a local folder", stacklevel=2)
+    if (folder / "adapter_config.json").is_file() and not (folder / "modules.json").is_file():
+        return _load_stage(folder, device=device, dtype=dtype, cache=cache, offline=offline)
+    return _load_folder(folder, row, device=device, dtype=dtype)
+
+
+def _load_folder(
+    folder: Path, row: Backbone | None, *, device: str | torch.device, dtype: torch.dtype | None
+) -> SentenceTransformer:
+    model_kwargs: dict[str, object] = {"dtype": dtype if dtype is not None else "auto", "use_safetensors": True}
+    if row is not None and row.attn_implementation is not None:
+        model_kwargs["attn_implementation"] = row.attn_implementation
+    with quiet_loading():
+        if row is not None and not (folder / "modules.json").is_file():
+            # Without modules.json sentence-transformers would guess the pooling; the row knows it.
+            transformer = Transformer(str(folder), model_kwargs={**model_kwargs, "local_files_only": True})
+            pooling = Pooling(transformer.get_embedding_dimension(), row.pooling)
+            modules = [transformer, pooling, *([Normalize()] if row.normalize else [])]
+            embedder = SentenceTransformer(modules=modules, device=str(device))
+        else:
+            embedder = SentenceTransformer(
+                str(folder), device=str(device), model_kwargs=model_kwargs, local_files_only=True
+            )
+    if _reads_last_token(embedder) and (_asks_for_eos(folder) or (row is not None and row.needs_eos)):
+        append_eos(embedder.tokenizer, source=str(folder))
+    return embedder.eval()
+
+
+def _load_stage(
+    folder: Path, *, device: str | torch.device, dtype: torch.dtype | None, cache: str | Path | None, offline: bool
+) -> SentenceTransformer:
+    """The base that an adapter folder names, and the adapter on it; the base's weights must be the recorded ones."""
+    recorded = _recorded_base(folder) if (folder / MANIFEST).is_file() else {}
+    config = read_json(folder / "adapter_config.json")
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not base:
+        raise ValueError(
+            f"adapter {folder}: expected base_model_name_or_path in adapter_config.json, found none; "
+            "write the folder or hub id of its base there"
+        )
+    row = lookup_backbone(str(recorded.get("name") or base))
+    if row is not None and row.builtin is not None:
+        # By name, so that a run folder survives a move of the project; the fingerprint tells whether it is the same.
+        base = row.name
+    base_path = base_folder(base, revision=revision, cache=cache, offline=offline)
+    if (wanted := recorded.get("fingerprint")) is not None and (found := fingerprint(base_path)) != wanted:
+        raise ValueError(
+            f"adapter {folder}: expected the base it was trained on (fingerprint {wanted[:12]}), got {base_path} with "
+            f"{found[:12]}; restore that base or train the adapter again"
+        )
+    embedder = _load_folder(base_path, row, device=device, dtype=dtype)
+    attach_adapter(embedder, folder)
+    return embedder.eval()
+
+
+def _recorded_base(folder: Path) -> dict[str, Any]:
+    """What the manifest says of the base, after comparing the adapter's weights with their recorded hash."""
+    manifest = read_json(folder / MANIFEST)
+    wanted = manifest.get("files", {}).get(ADAPTER_FILE, {}).get("sha256")
+    if wanted is not None and sha256_of(folder / ADAPTER_FILE) != wanted:
+        raise ValueError(
+            f"{folder / ADAPTER_FILE}: expected the content of {MANIFEST}, got another; restore the folder"
+        )
+    base: dict[str, Any] = manifest.get("base", {})
+    return base
+
+
+def _reads_last_token(embedder: SentenceTransformer) -> bool:
+    return any(isinstance(module, Pooling) and "lasttoken" in module.pooling_mode for module in embedder)
+
+
+def _asks_for_eos(folder: Path) -> bool:
+    """Whether the tokenizer's settings ask for an end token; transformers 5 does not act on this setting."""
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(read_json(settings).get("add_eos_token", False))
+
+
+def append_eos(tokenizer: PreTrainedTokenizerBase, *, source: str) -> None:
+    """Make the tokenizer end every text with its end token, keeping a begin token that it already writes.
+
+    Last-token pooling reads the state at this token; without it, it would read the last digit.
+
+    Raises:
+        ValueError: when the tokenizer has no end token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"tokenizer of {source}: expected an end token (eos_token), found none; set it in its files")
+    ids = tokenizer("a")["input_ids"]
+    if ids[-1] == tokenizer.eos_token_id:
+        return
+    begins = tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+    kept = [tokenizer.bos_token] if begins else []
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*kept, "$A", tokenizer.eos_token],
+        pair=[*kept, "$A", "$B", tokenizer.eos_token],
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in [*kept, tokenizer.eos_token]],
+    )
+    after = tokenizer("a")["input_ids"]
+    assert after == [*ids, tokenizer.eos_token_id], f"{source}: {ids} became {after}"
+
+
+def check_finite_weights(embedder: torch.nn.Module, *, source: str = "embedder") -> None:
+    """Refuse NaN and infinite weights.
+
+    Raises:
+        ValueError: names the first tensors that hold one.
+    """
+    broken = [
+        name
+        for name, parameter in embedder.named_parameters()
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all())
+    ]
+    if broken:
+        shown = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+        raise ValueError(f"{source}: expected finite weights, got NaN or infinity in {shown}; restore the weights")
+
+
+def check_lengths(
+    embedder: SentenceTransformer, texts: Sequence[str], *, source: str = "texts", prompt: str | None = None
+) -> None:
+    """Refuse texts that the model would silently cut.
+
+    Args:
+        embedder: its tokenizer counts (special tokens and prompt included), its ``max_seq_length`` is the limit.
+        texts: what will be encoded.
+        source: where they come from, for the message: a file or a suite.
+        prompt: what is put before each text; None for the embedder's default prompt.
+
+    Raises:
+        ValueError: names the longest text by its position from 0, its tokens and the limit.
+    """
+    limit = embedder.max_seq_length
+    if limit is None or not texts:
+        return
+    if prompt is None:
+        prompt = embedder.prompts.get(embedder.default_prompt_name or "") or ""
+    ids = embedder.tokenizer([prompt + text for text in texts], truncation=False, verbose=False)["input_ids"]
+    lengths = [len(each) for each in ids]
+    longest = max(range(len(texts)), key=lengths.__getitem__)
+    if lengths[longest] > limit:
+        raise ValueError(
+            f"{source}: expected texts of at most {limit} tokens (what the model reads), got {lengths[longest]} in "
+            f"text {longest} ({texts[longest][:40]!r}...); shorten it or choose a model that reads more"
+        )
+
+
+def encode(
+    embedder: SentenceTransformer, texts: Sequence[str], *, batch_size: int = 64, prompt: str | None = None
+) -> Float[Tensor, "n d"]:
+    """Embed texts with the embedder's own ``encode``: float32 on the CPU, in the order given, without a gradient.
+
+    Args:
+        embedder: left in the mode it was in (dropout is off meanwhile).
+        texts: each within the model's length; see `check_lengths`.
+        batch_size: texts a forward pass.
+        prompt: put before each text; None for the embedder's default prompt, ``""`` for none.
+
+    Raises:
+        ValueError: a text longer than the model reads.
+
+    Example:
+        >>> encode(load_embedder("tiny-encoder"), ["1, 2, 3", "2, 4, 6"]).shape
+        torch.Size([2, 128])
+    """
+    check_lengths(embedder, texts, prompt=prompt)
+    if not texts:
+        return torch.empty(0, embedder.get_embedding_dimension() or 0)
+    with modes_kept(embedder):
+        embeddings = embedder.encode(
+            list(texts), batch_size=batch_size, prompt=prompt, convert_to_tensor=True, show_progress_bar=False
+        )
+    return embeddings.detach().float().cpu()
+
+
+@contextmanager
+def modes_kept(module: torch.nn.Module) -> Iterator[None]:
+    """Put every submodule back into training or evaluation mode as it was before the block."""
+    before = [(each, each.training) for each in module.modules()]
+    try:
+        yield
+    finally:
+        for each, training in before:
+            each.training = training

@@ -1,0 +1,26 @@
+"""Loading models quietly: no progress bars and no warning that only the library's authors can act on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Hide transformers' bars, which garble the terminal of a run that draws its own, inside the block.
+
+    PEFT 0.21 asks transformers 5.23 for an attribute by its old name on every adapter; that warning is hidden too.
+    """
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

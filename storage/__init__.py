@@ -1,0 +1,1 @@
+"""storage: the ground floor: files that are whole or absent."""

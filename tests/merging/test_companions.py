@@ -1,0 +1,29 @@
+from pathlib import Path
+
+from merging.companions import companion_files, copy_companions
+
+
+def test_everything_but_weights_and_records_is_carried_over(tmp_path: Path) -> None:
+    kept = ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", "2_Dense/config.json", "model.py"]
+    left = [
+        *("model.safetensors", "model-1.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+        *("pytorch_model.bin.index.json", "2_Dense/model.safetensors", "onnx/model.json", "openvino/model.xml"),
+        *("README.md", "merge.json", "manifest.json", ".git/config", ".gitattributes", "tf_model.h5", "a.ckpt"),
+    ]
+    for name in [*kept, *left]:
+        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / name).write_text(name)
+    assert companion_files(tmp_path / "from") == sorted(kept)
+    copy_companions(tmp_path / "from", tmp_path / "to")
+    assert {path.relative_to(tmp_path / "to").as_posix() for path in (tmp_path / "to").rglob("*.*")} == set(kept)
+    assert (tmp_path / "to" / "1_Pooling" / "config.json").read_text() == "1_Pooling/config.json"
+
+
+def test_links_become_files(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text("x")
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    (tmp_path / "from" / "config.json").symlink_to(tmp_path / "blob")
+    copy_companions(tmp_path / "from", tmp_path / "to")
+    assert not (tmp_path / "to" / "config.json").is_symlink()
+    assert (tmp_path / "to" / "config.json").read_text() == "x"

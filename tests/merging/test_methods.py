@@ -1,0 +1,31 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from merging.methods import METHODS, find_method
+
+
+def test_every_row_is_filed_under_its_name_and_finds_its_function() -> None:
+    assert set(METHODS) == {"linear", "slerp", "karcher"}
+    for name, row in METHODS.items():
+        assert row.name == name
+        assert row.function.__name__ == name
+        assert row.reference
+        assert row.summary
+
+
+def test_an_unknown_method_is_refused_with_the_closest_name() -> None:
+    with pytest.raises(ValueError, match=r"--method: .*'slrep'; did you mean slerp"):
+        find_method("slrep")
+    with pytest.raises(ValueError, match="did you mean linear or slerp or karcher"):
+        find_method("???")
+
+
+def test_the_table_is_shown_without_torch_and_a_merge_needs_no_model_library() -> None:
+    code = (
+        "import sys; from merging import METHODS; assert 'torch' not in sys.modules; import merging.engine;"
+        "bad = {'lightning', 'transformers', 'sentence_transformers', 'peft'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

@@ -1,0 +1,131 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from merging.sources import HeldTensor, StoredTensor, open_model
+from storage.tensor_file import Entry, read_header, write_tensors
+from tests.merging.conftest import MakeModel
+
+
+def values_of(source: object) -> Tensor:
+    assert isinstance(source, StoredTensor)
+    return source.held().tensor
+
+
+def test_a_plain_transformers_folder(make_model: MakeModel, tiny: dict[str, Tensor]) -> None:
+    model = open_model(make_model("a", tiny))
+    assert model.kind == "transformers"
+    assert model.tensors.keys() == tiny.keys()
+    for name, tensor in tiny.items():
+        assert model.tensors[name].shape == tuple(tensor.shape)
+        assert torch.equal(values_of(model.tensors[name]), tensor)
+
+
+def test_a_sentence_transformers_folder_with_dense_weights(make_model: MakeModel, tiny: dict[str, Tensor]) -> None:
+    dense = {"linear.weight": torch.ones(2, 6)}
+    model = open_model(make_model("a", tiny, dense=dense))
+    assert model.kind == "sentence-transformers"
+    assert model.transformer == ""
+    assert set(model.tensors) == {*tiny, "2_Dense/linear.weight"}
+    assert torch.equal(values_of(model.tensors["2_Dense/linear.weight"]), torch.ones(2, 6))
+
+
+def test_the_transformer_may_stand_in_a_folder_of_its_own(make_model: MakeModel, tiny: dict[str, Tensor]) -> None:
+    model = open_model(make_model("a", tiny, sub="0_Transformer"))
+    assert model.transformer == "0_Transformer/"
+    assert set(model.tensors) == {f"0_Transformer/{name}" for name in tiny}
+
+
+def test_a_sharded_folder_is_the_same_model(make_sharded: MakeModel, tiny: dict[str, Tensor]) -> None:
+    items = list(tiny.items())
+    model = open_model(make_sharded("a", [dict(items[:3]), dict(items[3:])]))
+    assert all(torch.equal(values_of(model.tensors[name]), tensor) for name, tensor in tiny.items())
+
+
+def test_rows_are_read_without_the_rest(tmp_path: Path) -> None:
+    tensor = torch.randn(5, 2, 3).to(torch.bfloat16)
+    write_tensors(tmp_path / "a.safetensors", {"before": torch.zeros(3), "w": tensor})
+    stored = StoredTensor(tmp_path / "a.safetensors", read_header(tmp_path / "a.safetensors").entries["w"])
+    assert torch.equal(stored.rows(1, 4), tensor[1:4].reshape(3, 6))
+    assert stored.rows(2, 2).shape == (0, 6)
+    assert torch.equal(HeldTensor(tensor, "x").rows(1, 4), stored.rows(1, 4))
+
+
+def test_a_file_that_shrinks_after_its_header_was_read_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(bytes(10))
+    stored = StoredTensor(tmp_path / "a.safetensors", Entry("w", "F32", (4,), begin=4, end=20))
+    with pytest.raises(ValueError, match=r"a\.safetensors: tensor w ends early"):
+        stored.rows(0, 4)
+
+
+def test_what_is_no_model_folder_is_refused(tmp_path: Path, make_model: MakeModel, tiny: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"absent: expected a model folder, got nothing there"):
+        open_model(tmp_path / "absent")
+    (tmp_path / "a.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.ckpt: expected a model folder, got a file"):
+        open_model(tmp_path / "a.ckpt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"modules\.json, config\.json or adapter_config\.json"):
+        open_model(tmp_path / "empty")
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"expected model\.safetensors or model\.safetensors\.index\.json, got neither"
+    ):
+        open_model(tmp_path / "empty")
+
+
+def test_pickles_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: .*pickle.*save_pretrained"):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entry", ["../model.safetensors", "/etc/model.safetensors", "sub/model.safetensors", "model.bin"]
+)
+def test_an_index_entry_that_leaves_the_folder_is_refused(make_sharded: MakeModel, entry: str) -> None:
+    folder = make_sharded("a", [{"w": torch.zeros(1)}], weight_map={"w": entry})
+    with pytest.raises(ValueError, match=r"index\.json: expected names of safetensors files beside it"):
+        open_model(folder)
+
+
+def test_an_index_that_contradicts_its_shards_is_refused(make_sharded: MakeModel) -> None:
+    shard = "model-00001-of-00001.safetensors"
+    folder = make_sharded("more", [{"w": torch.zeros(1)}], weight_map={"w": shard, "v": shard})
+    with pytest.raises(ValueError, match="tensor v .* got it in the index only"):
+        open_model(folder)
+    folder = make_sharded("less", [{"w": torch.zeros(1), "v": torch.zeros(1)}], weight_map={"w": shard})
+    with pytest.raises(ValueError, match="tensor v .* got it in the shard only"):
+        open_model(folder)
+    folder = make_sharded("none", [{"w": torch.zeros(1)}], weight_map={})
+    with pytest.raises(ValueError, match="weight_map"):
+        open_model(folder)
+    folder = make_sharded("gone", [{"w": torch.zeros(1)}], weight_map={"w": "other.safetensors"})
+    with pytest.raises(ValueError, match=r"other\.safetensors: .*no such file"):
+        open_model(folder)
+
+
+def test_a_single_file_beside_an_index_is_ambiguous(make_sharded: MakeModel) -> None:
+    folder = make_sharded("a", [{"w": torch.zeros(1)}])
+    write_tensors(folder / "model.safetensors", {"w": torch.zeros(1)})
+    with pytest.raises(ValueError, match="got both"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize("path", ["../other", "/etc", None, 3])
+def test_modules_outside_the_folder_are_refused(tmp_path: Path, path: object) -> None:
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": path}]))
+    with pytest.raises(ValueError, match=r"modules\.json: expected paths inside the folder"):
+        open_model(tmp_path)
+
+
+def test_a_truncated_shard_is_refused(make_model: MakeModel) -> None:
+    folder = make_model("a", {"w": torch.zeros(8)})
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-1])
+    with pytest.raises(ValueError, match=r"model\.safetensors: .*truncated or padded"):
+        open_model(folder)
