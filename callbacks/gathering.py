@@ -24,8 +24,15 @@ def gathered_embeddings(module: LightningModule, texts: Sequence[str]) -> Float[
         mine = module.encode([texts[i] for i in indices])  # type: ignore[operator]
     if ranks == 1:
         return mine
-    gathered = module.all_gather(mine.to(module.device)).flatten(0, 1).cpu()
-    places = module.all_gather(torch.tensor(indices, device=module.device)).flatten().cpu()
+    gathered = gathered_rows(module, mine.to(module.device)).cpu()
+    places = gathered_rows(module, torch.tensor(indices, device=module.device)).cpu()
     embeddings = torch.empty(len(texts), mine.shape[1])
     embeddings[places] = gathered
     return embeddings
+
+
+def gathered_rows(module: LightningModule, rows: Tensor, *, gradients: bool = False) -> Tensor:
+    """The rows of all ranks below each other, rank by rank; every rank must bring equally many."""
+    gathered = module.all_gather(rows, sync_grads=gradients)
+    assert isinstance(gathered, Tensor)
+    return gathered.flatten(0, 1)

@@ -56,7 +56,9 @@ def _geometric(ratio: int) -> Callable[[int, int], Sequence[int]]:
     return run
 
 
-def _recurrent(starts: Callable[[int], tuple[int, ...]], step: Callable[..., int]) -> Callable[[int, int], Sequence[int]]:
+def _recurrent(
+    starts: Callable[[int], tuple[int, ...]], step: Callable[..., int]
+) -> Callable[[int, int], Sequence[int]]:
     return lambda j, n: list(islice(nt.recurrence(starts(j), step), n))
 
 
@@ -107,7 +109,9 @@ _HELD_OUT = (
     Family(name="abundant", role="held-out", oeis="A005101", first=nt.where(lambda n: nt.sigma(n) > 2 * n, 1)),
     Family(name="evil", role="held-out", oeis="A001969", first=nt.where(lambda n: n.bit_count() % 2 == 0)),
     Family(name="palindromes", role="held-out", oeis="A002113", first=nt.where(lambda n: nt.reverse(n) == n)),
-    Family(name="pentagonal", role="held-out", oeis="A000326", window=40, first=nt.formula(lambda n: n * (3 * n - 1) // 2)),
+    Family(
+        name="pentagonal", role="held-out", oeis="A000326", window=40, first=nt.formula(lambda n: n * (3 * n - 1) // 2)
+    ),
     Family(name="divisor_sums", role="held-out", oeis="A000203", first=nt.formula(nt.sigma, 1)),
 )
 
@@ -123,18 +127,44 @@ _POLYNOMIAL = (
     Family(name="squares", role="broad", oeis="A000290", window=40, first=nt.formula(lambda n: n * n)),
     Family(name="cubes", role="broad", oeis="A000578", window=25, first=nt.formula(lambda n: n**3)),
     Family(name="pronic", role="broad", oeis="A002378", window=40, first=nt.formula(lambda n: n * (n + 1))),
-    Family(name="euler_polynomial", role="broad", oeis="A202018", window=40, first=nt.formula(lambda n: n * n + n + 41)),
+    Family(
+        name="euler_polynomial", role="broad", oeis="A202018", window=40, first=nt.formula(lambda n: n * n + n + 41)
+    ),
     Family(name="triangular", role="broad", oeis="A000217", window=40, first=nt.formula(lambda n: n * (n + 1) // 2)),
     Family(name="hexagonal", role="broad", oeis="A000384", window=40, first=nt.formula(lambda n: n * (2 * n - 1))),
-    Family(name="centered_hexagonal", role="broad", oeis="A003215", window=40, first=nt.formula(lambda n: 3 * n * (n + 1) + 1)),
-    Family(name="tetrahedral", role="broad", oeis="A000292", window=25, first=nt.formula(lambda n: n * (n + 1) * (n + 2) // 6)),
+    Family(
+        name="centered_hexagonal",
+        role="broad",
+        oeis="A003215",
+        window=40,
+        first=nt.formula(lambda n: 3 * n * (n + 1) + 1),
+    ),
+    Family(
+        name="tetrahedral",
+        role="broad",
+        oeis="A000292",
+        window=25,
+        first=nt.formula(lambda n: n * (n + 1) * (n + 2) // 6),
+    ),
 )
 _GROWTH = (
     Family(name="powers_of_2", role="broad", oeis="A000079", window=24, run=_geometric(2)),
     Family(name="powers_of_3", role="broad", oeis="A000244", window=18, run=_geometric(3)),
     Family(name="powers_of_5", role="broad", oeis="A000351", window=14, run=_geometric(5)),
-    Family(name="fibonacci", role="broad", oeis="A000045", window=30, run=_recurrent(lambda j: (j, 2 * j + 1), lambda a, b: a + b)),
-    Family(name="pell", role="broad", oeis="A000129", window=20, run=_recurrent(lambda j: (j, 2 * j + 1), lambda a, b: a + 2 * b)),
+    Family(
+        name="fibonacci",
+        role="broad",
+        oeis="A000045",
+        window=30,
+        run=_recurrent(lambda j: (j, 2 * j + 1), lambda a, b: a + b),
+    ),
+    Family(
+        name="pell",
+        role="broad",
+        oeis="A000129",
+        window=20,
+        run=_recurrent(lambda j: (j, 2 * j + 1), lambda a, b: a + 2 * b),
+    ),
     Family(
         name="tribonacci",
         role="broad",

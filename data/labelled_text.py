@@ -31,15 +31,17 @@ def read_labelled_text(path: str | Path) -> LabelledText:
     """Read ``path`` (.jsonl or .csv, UTF-8, columns ``text`` and ``label``; others are ignored).
 
     Raises:
-        ValueError: no such file, another suffix, not UTF-8, a missing column, an empty text or label, a text under two
-            labels, or no rows; the message names file and line.
+        ValueError: no such file, another suffix, not UTF-8, a missing column, a CSV row with more cells than columns, an empty
+            text or label, a text under two labels, or no rows; the message names file and line.
     """
     file = Path(path)
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
     if file.suffix not in readers:
-        raise ValueError(f"{file}: expected a .jsonl or .csv file with the columns text,label; got the suffix {file.suffix!r}")
+        raise ValueError(
+            f"{file}: expected a .jsonl or .csv file with the columns text,label; got the suffix {file.suffix!r}"
+        )
     if not file.is_file():
-        raise ValueError(f"{file}: expected a file of labelled text, found none; check --data")
+        raise ValueError(f"{file}: expected a file of labelled text, found none; check the path")
     rows: dict[str, tuple[str, int]] = {}
     repeated = 0
     for line, row in readers[file.suffix](file, _decode(file)):
@@ -65,7 +67,9 @@ def check_trainable(data: LabelledText) -> None:
         ValueError: one label only, or a label with a single text (named).
     """
     if len(data.names) < 2:
-        raise ValueError(f"{data.source}: expected at least 2 labels, got only {data.names[0]!r}; add texts of another label")
+        raise ValueError(
+            f"{data.source}: expected at least 2 labels, got only {data.names[0]!r}; add texts of another label"
+        )
     counts = Counter(data.labels)
     single = [name for i, name in enumerate(data.names) if counts[i] < 2]
     if single:
@@ -94,17 +98,19 @@ def split_held_back(
 ) -> tuple[LabelledText, LabelledText, LabelledText]:
     """(training, selection, reported): within each label, one text in ``every`` for each of the last two.
 
-    With ``report=False`` nothing is held back to be reported. Texts are ordered by their SHA-256, so the split depends on the content alone, not on the order of the file. Labels with
-    fewer than ``every`` + 1 texts go to training whole; a part with fewer than two such labels is empty.
+    With ``report=False`` nothing is held back to be reported. Texts are ordered by their SHA-256, so the split depends on the
+    content alone, not on the order of the file. Labels with at most ``every`` texts go to training whole, and all labels do
+    when fewer than two have more.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for i, label in enumerate(data.labels):
         members[label].append(i)
+    spare = sum(len(indices) > every for indices in members.values()) >= 2
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for indices in members.values():
         ordered = sorted(indices, key=lambda i: hashlib.sha256(data.texts[i].encode()).hexdigest())
         for place, i in enumerate(ordered):
-            held = len(ordered) > every and place % every in ((1, 2) if report else (1,))
+            held = spare and len(ordered) > every and place % every in ((1, 2) if report else (1,))
             parts[place % every if held else 0].append(i)
     training, selection, reported = (sorted(part) for part in parts)
     return _subset(data, training), _subset(data, selection), _subset(data, reported)
@@ -138,7 +144,9 @@ def _decode(file: Path) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(f"{file}:{line}: expected UTF-8, got the byte 0x{raw[error.start]:02x}; re-encode the file") from None
+        raise ValueError(
+            f"{file}:{line}: expected UTF-8, got the byte 0x{raw[error.start]:02x}; re-encode the file"
+        ) from None
 
 
 def _jsonl_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -149,7 +157,9 @@ def _jsonl_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, An
         try:
             row = json.loads(raw)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{line}: expected one JSON object a line, got {error.msg.lower()} at column {error.colno}") from None
+            raise ValueError(
+                f"{file}:{line}: expected one JSON object a line, got {error.msg.lower()} at column {error.colno}"
+            ) from None
         if not isinstance(row, dict):
             raise ValueError(f"{file}:{line}: expected a JSON object with text and label, got {type(row).__name__}")
         yield line, row
@@ -164,6 +174,11 @@ def _csv_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]
                 f"{file}:1: expected the columns text,label, got {','.join(reader.fieldnames or [])}; missing: {', '.join(missing)}"
             )
         for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{file}:{reader.line_num}: expected {len(reader.fieldnames or ())} cells, got {len(row[None])} more; "  # type: ignore[call-overload]
+                    "put texts that hold a comma in double quotes"
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise ValueError(f"{file}:{reader.line_num}: expected CSV, got {error}") from None
@@ -171,13 +186,26 @@ def _csv_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]
 
 def _field(file: Path, line: int, row: Mapping[str, Any], column: str) -> str:
     if column not in row:
-        raise ValueError(f"{file}:{line}: expected the columns text,label, got {','.join(map(str, row))}; missing: {column}")
+        raise ValueError(
+            f"{file}:{line}: expected the columns text,label, got {','.join(map(str, row))}; missing: {column}"
+        )
     value = row[column]
     if column == "label" and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{file}:{line}: expected a non-empty {column}, got {value!r}; fill it in or drop the row")
+    if not _is_unicode(value):
+        raise ValueError(f"{file}:{line}: expected Unicode, got half a surrogate pair in the {column}; drop the row")
     return value
+
+
+def _is_unicode(value: str) -> bool:
+    """JSON's escapes can spell a lone surrogate, which no tokenizer takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(names: Sequence[str], *, most: int = 5) -> str:

@@ -12,7 +12,7 @@ from math import gcd
 
 from data import number_theory as nt
 from data.exclusion import BOUND, excluded_as
-from data.families import FAMILIES, families_of
+from data.families import families_of
 from data.sequences import SEPARATOR, windows
 
 LARGEST = 9_999_999
@@ -40,7 +40,10 @@ def _residues(rng: random.Random) -> Rule:
     """Integers whose residue is in a fixed set: gaps repeat."""
     modulus = rng.randint(3, 24)
     kept = sorted(rng.sample(range(modulus), rng.randint(1, max(2, modulus - 2))))
-    return Rule(kind="residues", read=lambda at, n: [modulus * (i // len(kept)) + kept[i % len(kept)] for i in range(at, at + n)])
+    return Rule(
+        kind="residues",
+        read=lambda at, n: [modulus * (i // len(kept)) + kept[i % len(kept)] for i in range(at, at + n)],
+    )
 
 
 def _polynomial(rng: random.Random) -> Rule:
@@ -49,7 +52,9 @@ def _polynomial(rng: random.Random) -> Rule:
     if degree == 3:
         return Rule(kind="cubic", read=lambda at, n: [a * i**3 + b * i + c for i in range(at, at + n)], high=60)
     divisor = 2 if half else 1
-    return Rule(kind="quadratic", read=lambda at, n: [(a * i * i + b * i) // divisor + c for i in range(at, at + n)], high=500)
+    return Rule(
+        kind="quadratic", read=lambda at, n: [(a * i * i + b * i) // divisor + c for i in range(at, at + n)], high=500
+    )
 
 
 def _recurrent(rng: random.Random) -> Rule:
@@ -83,27 +88,32 @@ def _modular(rng: random.Random) -> Rule:
 
 def _numbers_with(rng: random.Random) -> Rule:
     """Integers with a property of their digits or divisors."""
-    digit, modulus, prime, many = rng.randint(0, 9), rng.randint(2, 12), rng.choice([3, 5, 7, 11, 13]), rng.randint(3, 12)
+    digit, modulus, prime, many = (
+        rng.randint(0, 9),
+        rng.randint(2, 12),
+        rng.choice([3, 5, 7, 11, 13]),
+        rng.randint(3, 12),
+    )
     residue, kept = rng.randrange(modulus), set(rng.sample("0123456789", rng.randint(3, 6)))
     coprime = rng.choice([6, 10, 14, 15, 21, 30, 35, 42, 105, 210])
-    kind, holds = rng.choice(
-        [
-            ("with a digit", lambda n: str(digit) in str(n)),
-            ("of some digits", lambda n: set(str(n)) <= kept),
-            ("by digit sum", lambda n: nt.digit_sum(n) % modulus == residue),
-            ("by bit count", lambda n: n.bit_count() % (2 + modulus % 3) == residue % 2),
-            ("divisible by their digit sum plus k", lambda n: n > 0 and n % (nt.digit_sum(n) + residue) == 0),
-            ("multiples of p but not q", lambda n: n % prime == 0 and n % modulus != 0),
-            ("with k prime factors", lambda n: n > 1 and nt.big_omega(n) == 3 + many % 3),
-            ("with k divisors", lambda n: n > 0 and nt.tau(n) == 4 + 2 * (many % 5)),
-            ("with least factor p", lambda n: n > 1 and int(nt.smallest_factors(BOUND)[n]) == prime),
-            ("coprime to m", lambda n: gcd(n, coprime) == 1),
-            ("squarefree multiples", lambda n: n % prime == 0 and nt.is_squarefree(n)),
-        ]
-    )
+    properties: list[tuple[str, Callable[[int], bool]]] = [
+        ("with a digit", lambda n: str(digit) in str(n)),
+        ("of some digits", lambda n: set(str(n)) <= kept),
+        ("by digit sum", lambda n: nt.digit_sum(n) % modulus == residue),
+        ("by bit count", lambda n: n.bit_count() % (2 + modulus % 3) == residue % 2),
+        ("divisible by their digit sum plus k", lambda n: n > 0 and n % (nt.digit_sum(n) + residue) == 0),
+        ("multiples of p but not q", lambda n: n % prime == 0 and n % modulus != 0),
+        ("with k prime factors", lambda n: n > 1 and nt.big_omega(n) == 3 + many % 3),
+        ("with k divisors", lambda n: n > 0 and nt.tau(n) == 4 + 2 * (many % 5)),
+        ("with least factor p", lambda n: n > 1 and int(nt.smallest_factors(BOUND)[n]) == prime),
+        ("coprime to m", lambda n: gcd(n, coprime) == 1),
+        ("squarefree multiples", lambda n: n % prime == 0 and nt.is_squarefree(n)),
+    ]
+    kind, holds = rng.choice(properties)
 
     def read(at: int, n: int) -> list[int]:
-        terms, value = [], 4 * at
+        terms: list[int] = []
+        value = 4 * at
         while len(terms) < n and value < BOUND:
             if holds(value):
                 terms.append(value)
@@ -115,20 +125,19 @@ def _numbers_with(rng: random.Random) -> Rule:
 
 def _function_of_n(rng: random.Random) -> Rule:
     a, b, slope = rng.randint(1, 9), rng.randint(1, 255), rng.uniform(1.1, 9.0)
-    kind, value = rng.choice(
-        [
-            ("divisor count", lambda n: a * nt.tau(n + 1)),
-            ("totient", lambda n: nt.totient(n + 1) + b % 3),
-            ("greatest factor", lambda n: max(nt.factorise(n + 2)) * a),
-            ("reversed digits", lambda n: nt.reverse(a * n + b)),
-            ("exclusive or", lambda n: (a * n) ^ b),
-            ("beatty", lambda n: int(n * slope) + b),
-            ("root", lambda n: int(slope * 40 * n**0.5)),
-            ("power 3/2", lambda n: int(slope * n**1.5)),
-            ("remainder pattern", lambda n: (n // a) * b % 997),
-            ("digit sum", lambda n: nt.digit_sum(a * n + b)),
-        ]
-    )
+    functions: list[tuple[str, Callable[[int], int]]] = [
+        ("divisor count", lambda n: a * nt.tau(n + 1)),
+        ("totient", lambda n: nt.totient(n + 1) + b % 3),
+        ("greatest factor", lambda n: max(nt.factorise(n + 2)) * a),
+        ("reversed digits", lambda n: nt.reverse(a * n + b)),
+        ("exclusive or", lambda n: (a * n) ^ b),
+        ("beatty", lambda n: int(n * slope) + b),
+        ("root", lambda n: int(slope * 40 * n**0.5)),
+        ("power 3/2", lambda n: int(slope * n**1.5)),
+        ("remainder pattern", lambda n: (n // a) * b % 997),
+        ("digit sum", lambda n: nt.digit_sum(a * n + b)),
+    ]
+    kind, value = rng.choice(functions)
     return Rule(kind=kind, read=lambda at, n: [value(i) for i in range(at, at + n)])
 
 
@@ -176,7 +185,9 @@ def _noise(rng: random.Random) -> Rule:
 def _broad_family(rng: random.Random) -> Rule:
     """A broad family's own training windows; a position picks one of them."""
     chosen = windows(rng.choice(families_of("broad")), "training")
-    return Rule(kind=chosen[0].family, read=lambda at, n: list(chosen[at % len(chosen)].terms[:n]), high=len(chosen) - 1)
+    return Rule(
+        kind=chosen[0].family, read=lambda at, n: list(chosen[at % len(chosen)].terms[:n]), high=len(chosen) - 1
+    )
 
 
 _SIMPLE = (_arithmetic, _residues, _polynomial, _modular)

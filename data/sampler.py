@@ -49,11 +49,15 @@ class LabelBatchSampler(Sampler[list[int]]):
         self._check()
 
     def _check(self) -> None:
+        assert 0 <= self.rank < self.world_size, f"rank {self.rank} of {self.world_size}"
+        assert 0 <= self.start_batch <= self.batches, f"batch {self.start_batch} of {self.batches}"
         if not 2 <= self.classes <= len(self.members):
             raise ValueError(f"classes: expected 2 to {len(self.members)} (the labels in the data), got {self.classes}")
         smallest = min(sum(map(len, blocks.values())) for blocks in self.members.values())
         if not 2 <= self.per_class <= smallest:
-            raise ValueError(f"texts_per_class: expected 2 to {smallest} (the texts of the smallest label), got {self.per_class}")
+            raise ValueError(
+                f"texts_per_class: expected 2 to {smallest} (the texts of the smallest label), got {self.per_class}"
+            )
         size = self.classes * self.per_class
         if size % self.world_size:
             raise ValueError(

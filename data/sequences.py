@@ -4,7 +4,8 @@ Every purpose has index blocks of its own, with gaps, so that no term position i
 
 * the six families: positions 0..199 are the paper's; then segments of 240 positions:
   training 0..109 | gap | `large` 120..169 | gap | `selection` 180..229 | gap
-* the broad families: segments of 180 positions: training 0..109 | gap | `broad` 120..169 | gap; runs in turn: two for training, one for `broad`
+* the broad families: segments of 180 positions: training 0..109 | gap | `broad` 120..169 | gap;
+  runs in turn: two for training, one for `broad`
 * the held-out families: segments of 60 positions: `held-out` 0..49 | gap
 """
 

@@ -31,11 +31,15 @@ class SafetensorsIO(CheckpointIO):
             write_tensors(folder / TENSORS, tensors)
             write_json(folder / STRUCTURE, structure)
 
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read the folder; tensors arrive on the CPU."""
         folder = Path(path)
         if not (folder / STRUCTURE).is_file():
-            raise ValueError(f"{folder}: expected a checkpoint folder with {STRUCTURE}, found none; start without --resume")
+            raise ValueError(
+                f"{folder}: expected a checkpoint folder with {STRUCTURE}, found none; start without --resume"
+            )
         return _decode(read_json(folder / STRUCTURE), read_tensors(folder / TENSORS))
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -63,7 +67,9 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         return {"$tuple": [_encode(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]}
     if isinstance(value, list):
         return [_encode(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]
-    raise ValueError(f"{place}: expected tensors and plain values in a checkpoint, got {type(value).__name__}; keep it out of the state")
+    raise ValueError(
+        f"{place}: expected tensors and plain values in a checkpoint, got {type(value).__name__}; keep it out of the state"
+    )
 
 
 def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from difflib import get_close_matches
@@ -12,7 +14,7 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -20,20 +22,22 @@ from storage.json_file import read_json
 from storage.yaml_file import read_yaml
 
 Config = TypeVar("Config")
-DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
-def main(config_class: type[Any], target: str, *, argv: Sequence[str] | None = None, positional: str | None = None) -> int:
+def main(
+    config_class: type[Any], target: str, *, argv: Sequence[str] | None = None, positional: str | None = None
+) -> int:
     """Parse the flags, import ``target`` ("module:function"), call it with the configuration; returns the exit code.
 
     0: done. 2: a mistake in what was asked (ValueError), one line on stderr. 1: a failure while running, with its traceback.
-    130: interrupted. ``--json`` prints what the function returns as the last line of stdout.
+    130: interrupted; 143: ended by SIGTERM during a fit. ``--json`` prints what the function returns as the last line of stdout.
     """
+    config = None
     try:
         config = parse(config_class, sys.argv[1:] if argv is None else argv, positional=positional)
         module, function = target.split(":")
-        # transformers asks for it; the fast tokenizers of one process are not used from another
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        _quiet_imports()
         result = getattr(import_module(module), function)(config)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -43,6 +47,12 @@ def main(config_class: type[Any], target: str, *, argv: Sequence[str] | None = N
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except SystemExit as stop:
+        if config is None:  # --help
+            raise
+        # Lightning ends a fit with exit(1) after Ctrl-C, and with a SystemExit of code 0 after SIGTERM.
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else TERMINATED
     except (RuntimeError, OSError, ArithmeticError, MemoryError) as error:
         traceback.print_exc()
         print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
@@ -50,6 +60,16 @@ def main(config_class: type[Any], target: str, *, argv: Sequence[str] | None = N
     if config.json:
         print(json.dumps(result, allow_nan=False))
     return DONE
+
+
+def _quiet_imports() -> None:
+    """Hide what libraries say about themselves when they are imported, which no user can act on."""
+    # bitsandbytes looks for a kernel package that only its 4-bit products use
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # lightning 2.6 calls torch's pytree by its old name in every batch transfer
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # tokenizers warn of a fork after use; data loading here forks nothing
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, positional: str | None = None) -> Config:
@@ -65,11 +85,14 @@ def parse(config_class: type[Config], argv: Sequence[str], *, positional: str | 
     complaint = StringIO()
     try:
         with redirect_stderr(complaint):
-            return tyro.cli(shown, prog=program, args=list(argv), default=default, config=(tyro.conf.AvoidSubcommands,))
+            config = cast("Config", tyro.cli(shown, prog=program, args=list(argv), default=default))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise ValueError(f"{_unboxed(complaint.getvalue())}; see python {program} --help") from None
+    if positional and not getattr(config, positional):
+        raise ValueError(f"{positional}: expected at least one, got none; see python {program} --help")
+    return config
 
 
 def _with_positional(config_class: type[Config], name: str) -> type[Config]:
@@ -110,9 +133,11 @@ def _read(file: Path) -> Mapping[str, Any]:
 def _from_mapping(config_class: type[Any], content: Mapping[str, Any], place: str) -> Any:
     """A configuration from plain values; what is required and absent is left for the flags."""
     hints = get_type_hints(config_class)
-    if unknown := sorted(content.keys() - hints.keys()):
-        close = get_close_matches(unknown[0], hints, n=1)
-        raise ValueError(f"{place}: expected settings of {config_class.__name__}, got {unknown[0]!r}; closest: {', '.join(close) or 'none'}")
+    if unknown := [key for key in content if key not in hints]:
+        close = get_close_matches(str(unknown[0]), hints, n=1)
+        raise ValueError(
+            f"{place}: expected settings of {config_class.__name__}, got {unknown[0]!r}; closest: {', '.join(close) or 'none'}"
+        )
     values = {name: _value(hints[name], content[name], f"{place}: {name}") for name in content}
     for field in dataclasses.fields(config_class):
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:

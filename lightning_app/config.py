@@ -8,7 +8,8 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-DEFAULT_MERGES = ("soup", "karcher", "slerp", "linear")
+MergeName = Literal["soup", "karcher", "slerp", "linear"]
+DEFAULT_MERGES: tuple[MergeName, ...] = ("soup", "karcher", "slerp", "linear")
 
 
 class Plain:
@@ -87,7 +88,7 @@ class TrainConfig(Plain):
     """Temperature of the supervised contrastive loss."""
     gradient_clip_val: float = 1.0
     """Largest gradient norm."""
-    merges: tuple[Literal["soup", "karcher", "slerp", "linear"], ...] = DEFAULT_MERGES
+    merges: tuple[MergeName, ...] = DEFAULT_MERGES
     """soup and karcher of the stages; slerp and linear half-way from the base to the last stage."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu."""

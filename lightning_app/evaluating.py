@@ -48,7 +48,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         pictures = {row["name"]: folder / "projections" / f"{i}.png" for i, row in enumerate(rows)}
         for each in measured:
             draw_projection(each, pictures[each.row["name"]], seed=config.seed)
-        context = {"models": names, "base": config.base, "seed": config.seed, "seconds": round(time.monotonic() - began, 1)}
+        context = {
+            "models": names,
+            "base": config.base,
+            "seed": config.seed,
+            "seconds": round(time.monotonic() - began, 1),
+        }
         write_report(folder, rows, title="embarc: evaluation", context=context, projections=pictures)
     show_rows(rows, title=str(folder / "report.html"))
     return {"output": str(folder), "rows": rows}
@@ -59,7 +64,9 @@ def _suites(config: EvaluateConfig) -> Mapping[str, Suite]:
     found: dict[str, Suite] = {}
     for name in config.suite:
         if name == "selection":
-            raise ValueError("--suite selection: this suite chooses epochs and merges, so it is never reported; take large")
+            raise ValueError(
+                "--suite selection: this suite chooses epochs and merges, so it is never reported; take large"
+            )
         if name == "paper":
             continue
         if name in REPORTED:

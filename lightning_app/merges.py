@@ -23,9 +23,23 @@ class RunMerge:
 RUN_MERGES: Mapping[str, RunMerge] = MappingProxyType(
     {
         "soup": RunMerge(of="stages", method="linear", family="soup", note="uniform soup of the stages"),
-        "karcher": RunMerge(of="stages", method="karcher", family="slerp", note="spherical mean of the stages' task vectors"),
-        "slerp": RunMerge(of="ends", method="slerp", family="slerp", t=0.5, note="half-way along the arc from the base to the last stage, in weight space"),
-        "linear": RunMerge(of="ends", method="linear", family="control", t=0.5, note="half-way along the line from the base to the last stage: the control of slerp"),
+        "karcher": RunMerge(
+            of="stages", method="karcher", family="slerp", note="spherical mean of the stages' task vectors"
+        ),
+        "slerp": RunMerge(
+            of="ends",
+            method="slerp",
+            family="slerp",
+            t=0.5,
+            note="half-way along the arc from the base to the last stage, in weight space",
+        ),
+        "linear": RunMerge(
+            of="ends",
+            method="linear",
+            family="control",
+            t=0.5,
+            note="half-way along the line from the base to the last stage: the control of slerp",
+        ),
     }
 )
 

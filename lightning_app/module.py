@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from callbacks.gathering import gathered_rows
 from models.embedder import encode
 from models.losses import supervised_contrastive_loss
 
@@ -62,7 +63,7 @@ class ContrastiveEmbedder(LightningModule):
     def collate(self, items: Sequence[tuple[str, int]]) -> Batch:
         """(text, label) pairs -> (features, labels)."""
         texts, labels = zip(*items, strict=True)
-        return self.embedder.preprocess(list(texts), prompt=self.training_prompt()), torch.tensor(labels)
+        return dict(self.embedder.preprocess(list(texts), prompt=self.training_prompt())), torch.tensor(labels)
 
     def training_prompt(self) -> str | None:
         """What a bare ``encode()`` puts before a text: the given prompt, or the embedder's default one."""
@@ -80,8 +81,8 @@ class ContrastiveEmbedder(LightningModule):
         features, labels = batch
         embeddings = self(features)
         if self.trainer.world_size > 1:
-            embeddings = self.all_gather(embeddings, sync_grads=True).flatten(0, 1)
-            labels = self.all_gather(labels).flatten(0, 1)
+            embeddings = gathered_rows(self, embeddings, gradients=True)
+            labels = gathered_rows(self, labels)
         loss = supervised_contrastive_loss(embeddings, labels, temperature=self.temperature)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
@@ -95,7 +96,7 @@ class ContrastiveEmbedder(LightningModule):
         """AdamW on the trainable weights; linear warm-up, then a cosine to a tenth of the peak."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=self.learning_rate, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rate(self, step: int) -> float:

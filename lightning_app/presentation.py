@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +20,9 @@ def announce(message: str) -> None:
 def show_rows(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
     """The report's main columns as a table on stderr; higher is better except for DBI."""
     table = Table(title=title, title_justify="left")
-    suites = sorted({name for row in rows for name in row["suites"]}, key=["large", "held-out"].__contains__, reverse=True)
+    suites = sorted(
+        {name for row in rows for name in row["suites"]}, key=["large", "held-out"].__contains__, reverse=True
+    )
     for heading in ("model", "silhouette", "z", "DBI", *(f"silhouette, {name}" for name in suites), "CKA", "kNN"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in rows:

@@ -22,6 +22,7 @@ from data.rules import draw_texts
 from data.suites import Suite, selection_suite
 from evaluation.clustering import silhouette_score
 from lightning_app.config import PretrainConfig
+from models.adapter import transformer_of
 from models.tiny_llm import build_tiny_llm, lm_logits
 from storage.atomic import building_folder, write_text
 
@@ -36,7 +37,10 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     """
     torch.manual_seed(config.seed)
     embedder = build_tiny_llm(
-        hidden_size=config.hidden_size, layers=config.layers, intermediate_size=config.intermediate_size, seed=config.seed
+        hidden_size=config.hidden_size,
+        layers=config.layers,
+        intermediate_size=config.intermediate_size,
+        seed=config.seed,
     )
     log: list[dict[str, float | int | str]] = []
     best: tuple[float, dict[str, Tensor]] = (float("-inf"), {})
@@ -59,7 +63,9 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     return kept
 
 
-def _train(embedder: SentenceTransformer, config: PretrainConfig, stage: str, steps: int) -> Iterator[dict[str, float | int | str]]:
+def _train(
+    embedder: SentenceTransformer, config: PretrainConfig, stage: str, steps: int
+) -> Iterator[dict[str, float | int | str]]:
     """Run one stage; yields a log row at every evaluation."""
     peak = config.language_rate if stage == "language" else config.contrastive_rate
     optimizer = torch.optim.AdamW(embedder.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
@@ -96,7 +102,7 @@ def _language_step(embedder: SentenceTransformer, config: PretrainConfig, rng: r
     total, tokens = 0.0, 0
     for part in parts:
         loss, _, count = _forward(embedder, config, part)
-        (loss / len(parts)).backward()
+        (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
         total, tokens = total + loss.item() / len(parts), tokens + count
     return total, tokens
 
@@ -112,7 +118,7 @@ def _contrastive_step(embedder: SentenceTransformer, config: PretrainConfig, rng
     similarity = left @ right.T / config.temperature
     targets = torch.arange(len(pairs))
     contrast = (F.cross_entropy(similarity, targets) + F.cross_entropy(similarity.T, targets)) / 2
-    (contrast + config.language_weight * language).backward()
+    (contrast + config.language_weight * language).backward()  # type: ignore[no-untyped-call]
     return contrast.item(), tokens
 
 
@@ -125,10 +131,10 @@ def _forward(
     """
     features = embedder.preprocess(texts)
     ids, mask = features["input_ids"], features["attention_mask"].bool()
-    model = embedder[0].model
+    model = transformer_of(embedder)
     with torch.autocast("cpu", torch.bfloat16) if config.bf16 else nullcontext():
         hidden = model(input_ids=ids).last_hidden_state
-        logits = lm_logits(hidden, model.get_input_embeddings().weight)
+        logits = lm_logits(hidden, model.get_input_embeddings().weight)  # type: ignore[operator]
     kept = mask[:, 1:]
     loss = F.cross_entropy(logits[:, :-1][kept].float(), ids[:, 1:][kept])
     weights = mask.unsqueeze(-1).float()

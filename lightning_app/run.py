@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from sentence_transformers import SentenceTransformer
 
 from callbacks.clustering_metrics import ClusteringMetrics
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         ValueError: something that was asked is not possible; nothing has been written.
     """
     folder = Path(config.output)
-    chief = rank_zero_only.rank == 0
+    chief = getattr(rank_zero_only, "rank", 0) == 0
     with folder_lock(folder) if chief else nullcontext():
         going_on = chief and check_folder(folder, config.to_dict(), resume=config.resume, overwrite=config.overwrite)
         run = _prepare(config, read_run_data(config))
@@ -131,7 +131,9 @@ def _preflight(run: Run, stage: StageData) -> None:
     """One small batch of the first stage through the loss: two labels, two texts each."""
     first = stage.data.labels[0]
     second = next(label for label in stage.data.labels if label != first)
-    chosen = [i for wanted in (first, second) for i in [k for k, label in enumerate(stage.data.labels) if label == wanted][:2]]
+    chosen = [
+        i for wanted in (first, second) for i in [k for k, label in enumerate(stage.data.labels) if label == wanted][:2]
+    ]
     preflight(
         run.embedder,
         [stage.data.texts[i] for i in chosen],
@@ -229,7 +231,9 @@ def _load_stage(run: Run, stage: Path) -> None:
 def _fit(run: Run, stage: StageData, folder: Path, base: Measured | None) -> None:
     """Train one stage from the weights that the embedder has now, and leave its best epoch's in it."""
     config, settings = run.config, stage.stage
-    announce(f"stage {stage.name}: {len(stage.data.texts)} texts, {len(set(stage.data.labels))} labels, batches of {stage.classes} x {stage.per_class}")
+    announce(
+        f"stage {stage.name}: {len(stage.data.texts)} texts, {len(set(stage.data.labels))} labels, batches of {stage.classes} x {stage.per_class}"
+    )
     steps = settings.epochs * settings.steps_per_epoch
     module = ContrastiveEmbedder(
         run.embedder,
@@ -245,7 +249,9 @@ def _fit(run: Run, stage: StageData, folder: Path, base: Measured | None) -> Non
         ClusteringMetrics(suites, seed=config.seed),
         GeometryRetention(broad.texts, reference),
         ProjectionPlot("paper", paper, paper.families, seed=config.seed),
-        StageCheckpoint(lambda metrics: _save_stage(run, stage, folder, metrics), monitor=MONITOR if run.data.selection else None),
+        StageCheckpoint(
+            lambda metrics: _save_stage(run, stage, folder, metrics), monitor=MONITOR if run.data.selection else None
+        ),
     ]
     trainer = build_trainer(
         config, settings, folder=folder, name=stage.name, callbacks=callbacks, selects=run.data.selection is not None
@@ -265,16 +271,28 @@ def _fit(run: Run, stage: StageData, folder: Path, base: Measured | None) -> Non
 
 def _save_stage(run: Run, stage: StageData, folder: Path, metrics: dict[str, Any]) -> None:
     """The stage's folder; what the selection suite said chose the epoch, so it is left out of what is kept to be read."""
-    epochs = [{k: v for k, v in epoch.items() if not k.startswith("selection/") and v == v} for epoch in metrics["epochs"]]
+    epochs = [
+        {k: v for k, v in epoch.items() if not k.startswith("selection/") and v == v} for epoch in metrics["epochs"]
+    ]
     target = folder / "stages" / stage.name
-    about = {"stage": stage.name, "backbone": run.config.backbone, "seed": run.config.seed, "families": list(stage.stage.families)}
+    about = {
+        "stage": stage.name,
+        "backbone": run.config.backbone,
+        "seed": run.config.seed,
+        "families": list(stage.stage.families),
+    }
     files = {"metrics.json": metrics | {"epochs": epochs}}
     if not run.adapts:
         save_embedder(run.embedder, target, extra_manifest=about, json_files=files)
         return
     assert run.base is not None
     save_adapter(
-        run.embedder, target, base_name=run.config.backbone, base_folder=run.base, extra_manifest=about, json_files=files
+        run.embedder,
+        target,
+        base_name=run.config.backbone,
+        base_folder=run.base,
+        extra_manifest=about,
+        json_files=files,
     )
     check_adapter_roundtrip(target, run.embedder, stage.data.texts[:4])
 

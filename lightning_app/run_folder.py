@@ -32,8 +32,10 @@ def check_folder(path: Path, config: Mapping[str, Any], *, resume: bool, overwri
         _check_same(path, config)
         return True
     refuse_existing(path, overwrite=overwrite)
-    if not (path / "config.json").is_file():
-        raise ValueError(f"--overwrite {path}: expected an earlier output of embarc (config.json), got another folder; choose a new --output")
+    if not _is_ours(path):
+        raise ValueError(
+            f"--overwrite {path}: expected an earlier output of embarc (config.json), got another folder; choose a new --output"
+        )
     return False
 
 
@@ -45,17 +47,29 @@ def make_folder(path: Path, config: Mapping[str, Any]) -> None:
     write_json(path / "config.json", dict(config))
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether the settings of a command stand in it; a model's folder has a config.json too, but of another kind."""
+    file = path / "config.json"
+    return file.is_file() and isinstance(found := read_json(file), Mapping) and {"output", "overwrite"} <= found.keys()
+
+
 def _check_same(path: Path, config: Mapping[str, Any]) -> None:
     """A resumed run has the settings it began with."""
-    if not (path / "config.json").is_file():
-        raise ValueError(f"--resume {path}: expected an earlier run (config.json), got a folder without; choose another --output")
+    if not _is_ours(path):
+        raise ValueError(
+            f"--resume {path}: expected an earlier run (config.json), got a folder without; choose another --output"
+        )
     before, now = _flat(read_json(path / "config.json")), _flat(config)
     different = sorted(
-        key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key.split(".")[0] not in NOT_COMPARED
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and key.split(".")[0] not in NOT_COMPARED
     )
     if different:
         shown = "; ".join(f"{key}: {before.get(key)!r} before, {now.get(key)!r} now" for key in different[:4])
-        raise ValueError(f"--resume {path}: expected the settings of the run, got others ({shown}); use them, or another --output")
+        raise ValueError(
+            f"--resume {path}: expected the settings of the run, got others ({shown}); use them, or another --output"
+        )
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
@@ -66,7 +80,9 @@ def _flat(value: Any, place: str = "") -> dict[str, Any]:
         items = [(str(i), item) for i, item in enumerate(value)]
     else:
         return {place: value}
-    return {key: leaf for name, item in items for key, leaf in _flat(item, f"{place}.{name}" if place else name).items()}
+    return {
+        key: leaf for name, item in items for key, leaf in _flat(item, f"{place}.{name}" if place else name).items()
+    }
 
 
 def environment() -> dict[str, Any]:

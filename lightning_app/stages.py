@@ -1,6 +1,8 @@
 """What each stage trains on: windows of sequence families, or the user's own labelled text."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from data.datamodule import TrainingTexts
 from data.families import families_of, find_family
@@ -16,7 +18,9 @@ from data.sequences import windows
 from data.suites import SUITES, Suite, selection_suite
 from lightning_app.config import StageConfig, TrainConfig
 
-FAMILY_GROUPS = ("six", "broad")
+FAMILY_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"six": families_of("six"), "broad": families_of("broad")}
+)
 BATCH = 48
 """Texts that a batch has by default."""
 MOST_CLASSES = 12
@@ -47,30 +51,67 @@ def read_run_data(config: TrainConfig) -> RunData:
 
     Raises:
         ValueError: as the readers say; a stage without families, with unknown or held-out ones, or with fewer than two; the
-            same text for training and evaluation; a batch that the data cannot fill.
+            same text for training and evaluation; a batch that the data cannot fill or the devices cannot share; settings out
+            of range.
     """
     if not config.stages:
         raise ValueError("--stages: expected at least one stage, got none; leave it out for the default two")
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names) or not all(name.replace("-", "").replace("_", "").isalnum() for name in names):
-        raise ValueError(f"--stages: expected different names of letters, digits, - and _, got {', '.join(map(repr, names))}")
+        raise ValueError(
+            f"--stages: expected different names of letters, digits, - and _, got {', '.join(map(repr, names))}"
+        )
+    for i, stage in enumerate(config.stages):
+        _check_settings(stage, f"--stages.{i}")
     if config.data is None:
         if config.eval_data is not None:
-            raise ValueError("--eval-data: expected --data beside it, got none; use evaluate.py --suite FILE to measure a model only")
+            raise ValueError(
+                "--eval-data: expected --data beside it, got none; use evaluate.py --suite FILE to measure a model only"
+            )
         stages = tuple(_family_stage(stage, i) for i, stage in enumerate(config.stages))
+        _check_shares(stages, config.devices)
         return RunData(stages=stages, selection=selection_suite(), reported=None)
     return _text_data(config)
 
 
+def _check_settings(stage: StageConfig, flag: str) -> None:
+    for name, got, least in (
+        ("epochs", stage.epochs, 1),
+        ("steps-per-epoch", stage.steps_per_epoch, 1),
+        ("patience", stage.patience, 0),
+    ):
+        if got < least:
+            raise ValueError(f"{flag}.{name}: expected at least {least}, got {got}")
+    if not 0 < stage.learning_rate < float("inf"):
+        raise ValueError(
+            f"{flag}.learning-rate: expected a positive number, got {stage.learning_rate}; 1e-3 is the default"
+        )
+
+
+def _check_shares(stages: Sequence[StageData], devices: int) -> None:
+    """Every device trains on an equal share of each batch."""
+    if devices < 1:
+        raise ValueError(f"--devices: expected at least 1, got {devices}")
+    for i, stage in enumerate(stages):
+        size = stage.classes * stage.per_class
+        if size % devices:
+            raise ValueError(
+                f"--devices {devices}: expected a divisor of the batch of stage {stage.name}, got {stage.classes} x "
+                f"{stage.per_class} = {size} texts; set --stages.{i}.classes or --stages.{i}.texts-per-class"
+            )
+
+
 def _family_stage(stage: StageConfig, position: int) -> StageData:
-    names = [name for family in stage.families for name in (families_of(family) if family in FAMILY_GROUPS else (family,))]
+    names = [name for family in stage.families for name in FAMILY_GROUPS.get(family, (family,))]
     flag = f"--stages.{position}.families"
     if len(set(names)) < 2:
         raise ValueError(f"{flag}: expected at least 2 families (or six, or broad), got {len(set(names))}; name some")
     found = []
     for label, name in enumerate(dict.fromkeys(names)):
         if find_family(name).role == "held-out":
-            raise ValueError(f"{flag}: expected families that may be trained on, got {name!r}, which is held out for evaluation")
+            raise ValueError(
+                f"{flag}: expected families that may be trained on, got {name!r}, which is held out for evaluation"
+            )
         found += [(window, label) for window in windows(name, "training")]
     data = TrainingTexts(
         texts=[window.text for window, _ in found],
@@ -87,11 +128,15 @@ def _text_data(config: TrainConfig) -> RunData:
     training, selection, reported = split_held_back(labelled, report=config.eval_data is None)
     if config.eval_data is not None:
         reported = read_labelled_text(config.eval_data)
-        check_disjoint(labelled.texts, reported.texts, names=(f"--data {config.data}", f"--eval-data {config.eval_data}"))
+        check_trainable(reported)
+        check_disjoint(
+            labelled.texts, reported.texts, names=(f"--data {config.data}", f"--eval-data {config.eval_data}")
+        )
     reserved = [text for make in SUITES.values() for text in make().texts]
-    check_disjoint(training.texts, reserved, names=(f"--data {config.data}", "the built-in suites"))
+    check_disjoint(labelled.texts, reserved, names=(f"--data {config.data}", "the built-in suites"))
     data = TrainingTexts(texts=training.texts, labels=training.labels, blocks=range(len(training.texts)))
     stages = tuple(_shaped(stage, i, data) for i, stage in enumerate(_text_stages(config)))
+    _check_shares(stages, config.devices)
     return RunData(stages=stages, selection=_suite(selection, "selection"), reported=_suite(reported, "data"))
 
 
@@ -101,7 +146,9 @@ def _text_stages(config: TrainConfig) -> tuple[StageConfig, ...]:
         return (StageConfig(name="data"),)
     for i, stage in enumerate(config.stages):
         if stage.families:
-            raise ValueError(f"--stages.{i}.families: expected none beside --data, got {', '.join(stage.families)}; drop one of the two")
+            raise ValueError(
+                f"--stages.{i}.families: expected none beside --data, got {', '.join(stage.families)}; drop one of the two"
+            )
     return config.stages
 
 

@@ -1,9 +1,10 @@
 """build_trainer: the Lightning Trainer of one stage."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -26,11 +27,27 @@ class EpochState(Callback):
         trainer.save_checkpoint(self.path)
 
 
+class ProgressBar(RichProgressBar):
+    """Lightning's, without the logger's version number: the stage's name stands above the bar."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The loss and the silhouette on the paper's suite."""
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        return shown
+
+
 def build_trainer(
     config: TrainConfig, stage: StageConfig, *, folder: Path, name: str, callbacks: Sequence[Callback], selects: bool
 ) -> Trainer:
     """The Trainer of one stage of the run in ``folder``. ``selects``: whether there is a selection suite to stop on."""
-    stopping = [EarlyStopping(MONITOR, mode="max", patience=stage.patience, check_on_train_epoch_end=True)] if selects else []
+    # hardware found, tips, "max_epochs reached": the run says what matters itself
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    stopping = (
+        [EarlyStopping(MONITOR, mode="max", patience=stage.patience, check_on_train_epoch_end=True)] if selects else []
+    )
     strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
     return Trainer(
         accelerator=config.accelerator,
@@ -40,7 +57,7 @@ def build_trainer(
         max_epochs=stage.epochs,
         max_steps=config.max_steps,
         gradient_clip_val=config.gradient_clip_val,
-        callbacks=[FiniteGuard(), RichProgressBar(), *callbacks, *stopping, EpochState(folder / "resume" / name)],
+        callbacks=[FiniteGuard(), ProgressBar(), *callbacks, *stopping, EpochState(folder / "resume" / name)],
         logger=TensorBoardLogger(folder, name="tensorboard", version=name),
         plugins=[SafetensorsIO()],
         log_every_n_steps=1,

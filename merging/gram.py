@@ -76,8 +76,9 @@ def angles_of(products: Float64[Tensor, "n n"]) -> Float64[Tensor, "n n"]:
 
     NaN between a zero vector and any other.
 
-    >>> angles_of(torch.tensor([[1.0, 2.0], [2.0, 16.0]], dtype=torch.float64))[0, 1].item()  # acos(1/2)
-    1.0471975511965976
+    >>> angles_of(torch.tensor([[1.0, 2.0], [2.0, 16.0]], dtype=torch.float64)).rad2deg()
+    tensor([[ 0.0000, 60.0000],
+            [60.0000,  0.0000]], dtype=torch.float64)
     """
     norms = products.diagonal().sqrt()
     cosines = (products / norms.outer(norms)).clamp(-1, 1)

@@ -55,7 +55,7 @@ class MergedTensor:
 
     def _cast(self, values: Shaped[Tensor, " m"]) -> Shaped[Tensor, " m"]:
         dtype = self.inputs[0].dtype
-        if values.dtype == dtype:
+        if self.solution is None and values.dtype == dtype:
             return values
         # By way of float32, so that a 16-bit result is the rounded float32 result, bit for bit.
         result = (values if dtype == torch.float64 else values.to(torch.float32)).to(dtype)
@@ -95,6 +95,9 @@ def merge_tensor(
     if _equal(inputs):
         return MergedTensor(name, inputs, origin, gram, None)
     weights = torch.tensor(rule.weights, dtype=torch.float64)
+    if math.prod(inputs[0].shape) == 1 and rule.method.takes_norm:
+        # One number has a sign and no direction: two of them are parallel or antipodal, never at an angle.
+        return MergedTensor(name, inputs, origin, gram, Solution(weights, note="single element: linear"))
     try:
         solution = rule.method.function(gram, weights, norm=rule.norm, antipodal=rule.antipodal)
     except ValueError as error:

@@ -65,20 +65,9 @@ def settle_rule(
         raise ValueError("--norm base: expected --base and --space weight (a base's own task vector is zero); add them")
     if chosen_antipodal == "base" and settled_space == "weight" and base_index is None:
         raise ValueError("--antipodal base: expected task vectors or the base as an input, got neither; add --base")
-    if t is not None and weights is not None:
-        raise ValueError("--t and --weights: expected one of them, got both; t is the same as weights (1 - t, t)")
-    uses_t = row.takes_t and (t is not None or not row.takes_weights)
-    position: float | None = None
-    shares: tuple[float, ...]
-    if uses_t:
-        position = _check_t(row, 0.5 if t is None else t, inputs)
-        shares = (position, 1 - position) if base_index == 1 else (1 - position, position)
-    else:
-        if t is not None:
-            raise ValueError(f"--t: {row.name} is told by --weights, got t = {t}; give one weight per input")
-        shares = _check_weights(weights, inputs)
-    if not row.takes_weights and weights is not None:
-        raise ValueError(f"--weights: {row.name} is told by --t, got weights; give --t in [0, 1]")
+    position, shares = _settle_shares(row, t, weights, inputs)
+    if base_index == 1 and position is not None:
+        shares = shares[::-1]
     return Rule(
         method=row,
         weights=shares,
@@ -110,6 +99,22 @@ def _settle_space(space: str | None, has_base: bool, base_index: int | None) -> 
             "zero); use --space weight"
         )
     return "task_vector"
+
+
+def _settle_shares(
+    row: Method, t: Number | None, weights: Sequence[Number] | None, inputs: int
+) -> tuple[float | None, tuple[float, ...]]:
+    """Return (t, weights): t is None for a merge told by weights, and weights are (1 - t, t) for one told by t."""
+    if t is not None and weights is not None:
+        raise ValueError("--t and --weights: expected one of them, got both; t is the same as weights (1 - t, t)")
+    if weights is not None and not row.takes_weights:
+        raise ValueError(f"--weights: {row.name} is told by --t, got weights; give --t in [0, 1]")
+    if t is not None and not row.takes_t:
+        raise ValueError(f"--t: {row.name} is told by --weights, got t = {t}; give one weight per input")
+    if t is None and row.takes_weights:
+        return None, _check_weights(weights, inputs)
+    position = _check_t(row, 0.5 if t is None else t, inputs)
+    return position, (1 - position, position)
 
 
 def _check_t(row: Method, t: Number, inputs: int) -> float:

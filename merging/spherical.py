@@ -44,7 +44,8 @@ def slerp(gram: Gram, weights: Float64[Tensor, " n"], *, norm: str, antipodal: s
         ValueError: the inputs are antipodal and the policy is ``error``.
 
     >>> half = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    >>> square = Gram(torch.eye(2, dtype=torch.float64), torch.tensor([[0, 1], [1, 0]]) * torch.pi / 2, None)
+    >>> quarter = torch.tensor([[0, 1], [1, 0]], dtype=torch.float64) * torch.pi / 2
+    >>> square = Gram(torch.eye(2, dtype=torch.float64), quarter, None)
     >>> slerp(square, half, norm="interpolate", antipodal="error").coefficients  # the diagonal, at length 1
     tensor([0.7071, 0.7071], dtype=torch.float64)
     """

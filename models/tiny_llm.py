@@ -52,7 +52,6 @@ def build_tiny_tokenizer(*, max_tokens: int = 1024) -> PreTrainedTokenizerFast:
         pad_token=PAD,
         padding_side="right",
         model_max_length=max_tokens,
-        clean_up_tokenization_spaces=False,
         split_special_tokens=True,
         model_input_names=["input_ids", "attention_mask"],
     )

@@ -88,14 +88,14 @@ def test_stages_saved_by_peft_merge_into_a_folder_that_transformers_loads(llama:
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("on_disk", ["", "model.", "bert.model."])
-@pytest.mark.parametrize("in_keys", ["", "model.", "outer.model."])
+@pytest.mark.parametrize(
+    ("on_disk", "in_keys"),
+    [("", ""), ("", "model."), ("", "outer.model."), ("model.", ""), ("model.", "model."), ("bert.model.", "model.")],
+)
 def test_a_prefix_may_differ_between_memory_and_disk(
     make_model: MakeModel, make_adapter: MakeModel, tiny: dict[str, Tensor], on_disk: str, in_keys: str
 ) -> None:
     base = make_model("base", {on_disk + name: tensor for name, tensor in tiny.items()})
-    if on_disk and in_keys and not on_disk.endswith(in_keys) and not in_keys.endswith(on_disk):
-        return
     modules = [in_keys + "layers.0.proj", in_keys + "layers.1.proj"]
     adapter = make_adapter("adapter", base, modules=modules)
     factors = read_tensors(adapter / "adapter_model.safetensors")
@@ -208,7 +208,7 @@ def test_the_base_is_named_by_the_adapter_or_asked_for(
     monkeypatch.chdir(base.parent)
     assert base_of(make_adapter("relative", "base")) == "base"
     for name, named in (("hub", "organisation/model"), ("none", None)):
-        with pytest.raises(ValueError, match="local folder, got .*; add --base"):
+        with pytest.raises(ValueError, match=r"local folder, got .*; add --base"):
             base_of(make_adapter(name, named))
 
 

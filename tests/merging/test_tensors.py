@@ -211,6 +211,12 @@ def test_results_do_not_depend_on_how_a_tensor_is_cut_into_chunks(monkeypatch: p
     torch.testing.assert_close(merge_tensors(tensors, method="karcher"), whole, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["linear", "slerp", "karcher"])
+def test_a_single_number_has_no_direction_and_is_merged_linearly(method: str) -> None:
+    base, up, down = torch.tensor(2.0), torch.tensor(3.0), torch.tensor([0.0]).squeeze()
+    assert float(merge_tensors([up, down], base=base, method=method)) == 1.5
+
+
 def test_shapes_dtypes_and_views_survive() -> None:
     scalar = merge_tensors([torch.tensor(1.0), torch.tensor(3.0)], method="linear")
     assert scalar.shape == ()

@@ -69,6 +69,7 @@ def test_the_folder_says_where_it_comes_from(
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_folder)
     assert (config["task_type"], config["revision"], config["r"]) == ("FEATURE_EXTRACTION", None, 2)
+    assert config["inference_mode"] is True
     assert config["target_modules"] == sorted(config["target_modules"])
     manifest = verify_manifest(folder)
     assert manifest["base"] == {
