@@ -155,7 +155,7 @@ def _jsonl_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, An
         if not raw.strip():
             continue
         try:
-            row = json.loads(raw)
+            row = json.loads(raw, object_pairs_hook=lambda pairs, raw=raw: _each_key_once(pairs, raw))
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{file}:{line}: expected one JSON object a line, got {error.msg.lower()} at column {error.colno}"
@@ -165,10 +165,20 @@ def _jsonl_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, An
         yield line, row
 
 
+def _each_key_once(pairs: list[tuple[str, Any]], raw: str) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise json.JSONDecodeError("the same key twice", raw, 0)
+    return row
+
+
 def _csv_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
     try:
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or COLUMNS)]
+        header = list(reader.fieldnames or COLUMNS)
+        if twice := [column for column in COLUMNS if header.count(column) > 1]:
+            raise ValueError(f"{file}:1: expected each column once, got {twice[0]} twice; rename one of them")
+        missing = [column for column in COLUMNS if column not in header]
         if missing:
             raise ValueError(
                 f"{file}:1: expected the columns text,label, got {','.join(reader.fieldnames or [])}; missing: {', '.join(missing)}"
@@ -176,7 +186,7 @@ def _csv_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]
         for row in reader:
             if None in row:
                 raise ValueError(
-                    f"{file}:{reader.line_num}: expected {len(reader.fieldnames or ())} cells, got {len(row[None])} more; "  # type: ignore[call-overload]
+                    f"{file}:{reader.line_num}: expected {len(reader.fieldnames or ())} cells, got {len(row[None])} more; "
                     "put texts that hold a comma in double quotes"
                 )
             yield reader.line_num, row

@@ -105,7 +105,7 @@ def clustering_report(
 ) -> dict[str, Any]:
     """The paper's four columns and the permutation null of the first, ready for a row of the report.
 
-    k of the KMeans columns is the number of distinct labels.
+    k of the KMeans columns is the number of distinct labels. With ``permutations=0`` there is no ``null``.
 
     Returns:
         ``silhouette_true, davies_bouldin_true, silhouette_kmeans, davies_bouldin_kmeans`` and
@@ -125,12 +125,15 @@ def clustering_report(
     undefined = silhouette_undefined(points, k)
     if undefined is None:
         report |= _scores(points, *_relabelled(kmeans_labels(embeddings, k, seed=seed)), "kmeans")
+        if permutations == 0:
+            return report
         null = permutation_null_of(points, codes, k, permutations=permutations, seed=seed)
         z_reason = "every relabelling scores the same"
         report["null"] = null_for_nan({"mean": null.mean, "sd": null.sd, "z": null.z, "p": null.p}, z_reason)
     else:
         report |= null_for_nan({"silhouette_kmeans": math.nan, "davies_bouldin_kmeans": math.nan}, undefined)
-        report["null"] = null_for_nan(dict.fromkeys(("mean", "sd", "z", "p"), math.nan), undefined)
+        if permutations > 0:
+            report["null"] = null_for_nan(dict.fromkeys(("mean", "sd", "z", "p"), math.nan), undefined)
     return report
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from merging.engine import merge_checkpoints
+from merging.engine import Complete, merge_checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,12 @@ RUN_MERGES: Mapping[str, RunMerge] = MappingProxyType(
 )
 
 
-def merge_run(name: str, *, base: Path, stages: Sequence[Path], output: Path) -> dict[str, Any] | None:
+def merge_run(
+    name: str, *, base: Path, stages: Sequence[Path], output: Path, complete: Complete | None = None
+) -> dict[str, Any] | None:
     """Carry out one of RUN_MERGES into ``output``; None where there are too few stages for it.
+
+    ``complete`` may change the tokenizer and the like in the folder, as in ``merge_checkpoints``.
 
     Returns:
         The content of merge.json.
@@ -54,4 +58,4 @@ def merge_run(name: str, *, base: Path, stages: Sequence[Path], output: Path) ->
     inputs = list(stages) if row.of == "stages" else [base, stages[-1]]
     if len(inputs) < 2:
         return None
-    return merge_checkpoints(inputs, output, method=row.method, base=base, t=row.t, overwrite=True)
+    return merge_checkpoints(inputs, output, method=row.method, base=base, t=row.t, overwrite=True, complete=complete)

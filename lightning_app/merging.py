@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_app.config import MergeConfig
 from merging.engine import merge_checkpoints
+from storage.json_file import read_json
 from storage.lock import folder_lock
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -33,6 +34,7 @@ def merge(config: MergeConfig) -> dict[str, Any]:
             antipodal=config.antipodal,
             memory=memory,
             overwrite=config.overwrite,
+            complete=_complete_tokenizer,
         )
     return {"output": config.output, "method": config.method, **report.get("summary", {})}
 
@@ -47,6 +49,21 @@ def bytes_of(size: str) -> int:
     if match is None:
         raise ValueError(f"--memory: expected a size such as 2GiB or 500MiB, got {size!r}")
     return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _complete_tokenizer(folder: Path) -> None:
+    """Where the last token is the embedding, load and save the model's tokenizer, which adds the end token it asks for.
+
+    transformers 5 ignores ``add_eos_token``; only such a model costs the import of a model class.
+    """
+    pooling, settings = folder / "1_Pooling" / "config.json", folder / "tokenizer_config.json"
+    if not pooling.is_file() or not settings.is_file() or not read_json(settings).get("add_eos_token"):
+        return
+    told = read_json(pooling)
+    if told.get("pooling_mode_lasttoken") or told.get("pooling_mode") == "lasttoken":
+        from models.end_token import complete_tokenizer
+
+        complete_tokenizer(folder)
 
 
 def _folder(name: str, config: MergeConfig) -> Path:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from lightning_app.stages import RunData, StageData, read_run_data
 from lightning_app.trainer import MONITOR, build_trainer
 from models.adapter import adapter_state, find_adapter, load_adapter_weights
 from models.backbones import lookup_backbone
-from models.embedder import base_folder, check_lengths, encode, load_embedder
-from models.export import check_adapter_roundtrip, save_adapter, save_embedder
+from models.embedder import base_folder, check_lengths, encode, load_embedder, reads_last_token
+from models.export import check_adapter_roundtrip, save_adapter, save_embedder, save_tokenizer
 from models.lora import add_lora
 from models.losses import supervised_contrastive_loss
 from models.preflight import preflight
@@ -162,8 +163,9 @@ def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
             measured.append(_measure(run, folder, name=stage.name, family=family, base=measured[0]))
     if not chief:
         return {"output": str(folder)}
+    complete = partial(save_tokenizer, run.embedder) if reads_last_token(run.embedder) else None
     for name in dict.fromkeys(run.config.merges):
-        report = merge_run(name, base=base, stages=stages, output=folder / "merged" / name)
+        report = merge_run(name, base=base, stages=stages, output=folder / "merged" / name, complete=complete)
         if report is None:
             announce(f"merge {name}: left out, it needs two stages")
             continue
@@ -199,7 +201,9 @@ def _measure(
     )
     (folder / "projections").mkdir(exist_ok=True)
     draw_projection(found, folder / "projections" / f"{name}.png", seed=run.config.seed)
-    log_row(folder / "tensorboard" / name, found.row)
+    if base is None or embedder is not None:
+        # a stage has its curves; the base and the merges are single points beside them
+        log_row(folder / "tensorboard" / name, found.row)
     return found
 
 

@@ -28,6 +28,9 @@ MEMORY = 2 * 2**30
 Progress = Callable[[int, int], None]
 """Called with (bytes written, bytes in total) after every tensor."""
 
+Complete = Callable[[Path], None]
+"""Called with the folder that is being built, before its record and manifest are written."""
+
 
 def merge_checkpoints(
     inputs: Sequence[PathLike],
@@ -43,6 +46,7 @@ def merge_checkpoints(
     memory: int = MEMORY,
     overwrite: bool = False,
     progress: Progress | None = None,
+    complete: Complete | None = None,
 ) -> dict[str, Any]:
     """Merge model folders and adapters into one model folder, and return the content of its merge.json.
 
@@ -62,6 +66,7 @@ def merge_checkpoints(
         memory: bytes of one tensor's inputs to hold between the passes; beyond it they are read twice.
         overwrite: replace an output folder that exists.
         progress: called with (bytes written, bytes in total).
+        complete: called with the folder when the companions of the weights (tokenizer, modules) are in it, to change them.
 
     Raises:
         ValueError: a mistake in what was asked or a checkpoint that cannot be merged; nothing is left under
@@ -82,6 +87,8 @@ def merge_checkpoints(
     )
     with building_folder(plan.output, overwrite=overwrite) as folder:
         copy_companions(plan.donor.folder, folder)
+        if complete is not None:
+            complete(folder)
         records = _write_weights(plan, folder, progress)
         report = merge_report(plan, records)
         write_json(folder / "merge.json", report)

@@ -15,12 +15,11 @@ import torch
 from jaxtyping import Float
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from models.adapter import ADAPTER_FILE, attach_adapter
 from models.backbones import Backbone, lookup_backbone
+from models.end_token import append_eos
 from models.locate import UnreachableModel, base_folder, hub_origin
 from models.quiet import quiet_loading
 from models.tiny_encoder import build_tiny_encoder
@@ -91,7 +90,7 @@ def _load_folder(
             embedder = SentenceTransformer(
                 str(folder), device=str(device), model_kwargs=model_kwargs, local_files_only=True
             )
-    if _reads_last_token(embedder) and (_asks_for_eos(folder) or (row is not None and row.needs_eos)):
+    if reads_last_token(embedder) and (_asks_for_eos(folder) or (row is not None and row.needs_eos)):
         append_eos(embedder.tokenizer, source=str(folder))
     return embedder.eval()
 
@@ -135,7 +134,8 @@ def _recorded_base(folder: Path) -> dict[str, Any]:
     return base
 
 
-def _reads_last_token(embedder: SentenceTransformer) -> bool:
+def reads_last_token(embedder: SentenceTransformer) -> bool:
+    """Whether the embedding is the state at the last token, so that the tokenizer must end every text."""
     return any(isinstance(module, Pooling) and "lasttoken" in module.pooling_mode for module in embedder)
 
 
@@ -143,30 +143,6 @@ def _asks_for_eos(folder: Path) -> bool:
     """Whether the tokenizer's settings ask for an end token; transformers 5 does not act on this setting."""
     settings = folder / "tokenizer_config.json"
     return settings.is_file() and bool(read_json(settings).get("add_eos_token", False))
-
-
-def append_eos(tokenizer: PreTrainedTokenizerBase, *, source: str) -> None:
-    """Make the tokenizer end every text with its end token, keeping a begin token that it already writes.
-
-    Last-token pooling reads the state at this token; without it, it would read the last digit.
-
-    Raises:
-        ValueError: when the tokenizer has no end token.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"tokenizer of {source}: expected an end token (eos_token), found none; set it in its files")
-    ids = tokenizer("a")["input_ids"]
-    if ids[-1] == tokenizer.eos_token_id:
-        return
-    begins = tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-    kept = [tokenizer.bos_token] if begins else []
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=[*kept, "$A", tokenizer.eos_token],
-        pair=[*kept, "$A", "$B", tokenizer.eos_token],
-        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in [*kept, tokenizer.eos_token]],
-    )
-    after = tokenizer("a")["input_ids"]
-    assert after == [*ids, tokenizer.eos_token_id], f"{source}: {ids} became {after}"
 
 
 def check_finite_weights(embedder: torch.nn.Module, *, source: str = "embedder") -> None:

@@ -174,6 +174,14 @@ def save_embedder(
     return Path(folder)
 
 
+def save_tokenizer(embedder: SentenceTransformer, folder: Path) -> None:
+    """Write the tokenizer as it is in memory over the one in ``folder``, a copy of the files that the embedder came from.
+
+    The end token that last-token pooling reads is added in memory (`append_eos`); without this a merged folder would lack it.
+    """
+    embedder.tokenizer.save_pretrained(str(folder))
+
+
 def _sort_targets(path: Path) -> None:
     """Give the targets a fixed order: PEFT writes a set, whose order changes from process to process."""
     config = read_json(path)

@@ -1,4 +1,4 @@
-"""Fixtures that every package's tests share. Shapes in signatures are checked while tests run."""
+"""Fixtures that several packages' tests share. Shapes in signatures are checked while tests run."""
 
 import os
 
@@ -8,12 +8,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
-SHAPES_CHECKED = ("evaluation", "models.losses", "merging", "callbacks", "lightning_app.module", "lightning_app.measurement")
+SHAPES_CHECKED = (
+    "evaluation",
+    "models.losses",
+    "merging",
+    "callbacks",
+    "lightning_app.module",
+    "lightning_app.measurement",
+)
 install_import_hook(SHAPES_CHECKED, "beartype.beartype")
 
-from pathlib import Path
+from collections.abc import Callable, Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
-import pytest
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +33,80 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     return save_embedder(build_tiny_llm(hidden_size=32, layers=2, heads=2, intermediate_size=48, seed=1), folder)
+
+
+FAMILIES = {
+    "threes": lambda at, n: [3 * (at + i) for i in range(n)],
+    "sevens": lambda at, n: [7 * (at + i) + 1 for i in range(n)],
+    "squares": lambda at, n: [(at + i) ** 2 for i in range(n)],
+    "alternating": lambda at, n: [(at + i) * (1 + i % 2) for i in range(n)],
+}
+
+
+def short_texts() -> Any:
+    """48 texts of 8 terms under 4 labels."""
+    from data.datamodule import TrainingTexts
+
+    rows = [(", ".join(map(str, make(3 + 9 * j, 8))), k) for k, make in enumerate(FAMILIES.values()) for j in range(12)]
+    return TrainingTexts(texts=[text for text, _ in rows], labels=[label for _, label in rows], blocks=range(len(rows)))
+
+
+Fit = Callable[..., Any]
+
+
+@pytest.fixture
+def fit(tiny_folder: Path, tmp_path: Path) -> Fit:
+    """``fit(devices=..., steps=..., weights=..., callbacks=...)`` trains the small set-up and returns its module."""
+
+    def run(
+        *,
+        devices: int = 1,
+        steps: int = 4,
+        epochs: int = 1,
+        first_epoch_seed: int = 0,
+        weights: dict[str, Any] | None = None,
+        callbacks: Sequence[Any] = (),
+        dropout: float = 0.0,
+        learning_rate: float = 1e-3,
+        resume: Path | None = None,
+        **trainer_settings: Any,
+    ) -> Any:
+        import torch
+        from lightning.pytorch import Trainer
+
+        from data.datamodule import LabelledDataModule
+        from lightning_app.checkpoint_io import SafetensorsIO
+        from lightning_app.module import ContrastiveEmbedder
+        from models.embedder import load_embedder
+        from models.lora import add_lora
+
+        torch.manual_seed(0)
+        embedder = load_embedder(tiny_folder)
+        add_lora(embedder, r=4, alpha=8, dropout=dropout, targets=["q_proj", "v_proj", "down_proj"])
+        module = ContrastiveEmbedder(embedder, learning_rate=learning_rate, total_steps=steps * epochs)
+        if weights is not None:
+            module.load_state_dict(weights)
+        data = LabelledDataModule(
+            short_texts(), classes=4, per_class=4, batches=steps, seed=first_epoch_seed, collate=module.collate
+        )
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=devices,
+            strategy="ddp_fork" if devices > 1 else "auto",
+            max_epochs=epochs,
+            callbacks=list(callbacks),
+            plugins=[SafetensorsIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+            gradient_clip_val=1.0,
+            **trainer_settings,
+        )
+        embedder.train()
+        trainer.fit(module, datamodule=data, ckpt_path=None if resume is None else str(resume))
+        return module
+
+    return run

@@ -13,7 +13,8 @@ from lightning_app.checkpoint_io import SafetensorsIO
 plain = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8)
 keys = st.text(max_size=6) | st.integers(0, 99)
 nested = st.recursive(
-    plain, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(keys, inner, max_size=3)
+    plain,
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(keys, inner, max_size=3),
 )
 
 

@@ -47,7 +47,9 @@ def test_gradients_do_not_depend_on_the_number_of_ranks(fit, tmp_path):
         assert one.keys() == two.keys()
         assert max(g.abs().max() for g in one.values()) > 1e-3, "a comparison of zeros shows nothing"
         for name in one:
-            torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0, msg=lambda m, n=name: f"{step} {n}: {m}")
+            torch.testing.assert_close(
+                two[name], one[name], atol=1e-5, rtol=0, msg=lambda m, n=name, s=step: f"{s} {n}: {m}"
+            )
 
 
 def test_weights_after_twenty_steps_agree(fit):

@@ -14,7 +14,8 @@ from transformers import AutoModel, AutoTokenizer, BertModel
 from models import embedder as embedder_module
 from models import locate
 from models.backbones import BACKBONES
-from models.embedder import append_eos, check_finite_weights, check_lengths, encode, load_embedder
+from models.embedder import check_finite_weights, check_lengths, encode, load_embedder
+from models.end_token import append_eos
 from models.export import save_adapter
 from models.locate import base_folder
 from models.lora import add_lora
