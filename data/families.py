@@ -62,15 +62,25 @@ def _recurrent(
     return lambda j, n: list(islice(nt.recurrence(starts(j), step), n))
 
 
+def _pell_start(j: int) -> tuple[int, int]:
+    """0, 1 (A000129) and like it; every third run, read in evaluation, falls first, as no later pair of another run does."""
+    return (2 * j + 1, j) if j % 3 == 2 else (j, 2 * j + 1)
+
+
 def _collatz_run(j: int, n: int) -> Sequence[int]:
-    """The trajectory of 27 (A008884), then of every 37th number after it whose trajectory is long enough."""
-    start, found = 27, 0
+    """The trajectory of 27 (A008884), then of every 37th number after it whose trajectory is long enough.
+
+    Trajectories meet sooner or later; every third run, read in evaluation, starts so far out that its window ends before.
+    """
+    evaluated = j % 3 == 2
+    start, step, least, wanted = (100_003, 1009, 150, j // 3) if evaluated else (27, 37, n, j)
+    found = 0
     while True:
-        if nt.collatz_steps(start) >= n:
-            if found == j:
+        if nt.collatz_steps(start) >= least:
+            if found == wanted:
                 return list(islice(nt.recurrence((start,), lambda x: x // 2 if x % 2 == 0 else 3 * x + 1), n))
             found += 1
-        start += 37
+        start += step
 
 
 def _random_walk(j: int, n: int) -> Sequence[int]:
@@ -163,7 +173,7 @@ _GROWTH = (
         role="broad",
         oeis="A000129",
         window=20,
-        run=_recurrent(lambda j: (j, 2 * j + 1), lambda a, b: a + 2 * b),
+        run=_recurrent(_pell_start, lambda a, b: a + 2 * b),
     ),
     Family(
         name="tribonacci",

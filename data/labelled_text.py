@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -155,7 +156,7 @@ def _jsonl_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, An
         if not raw.strip():
             continue
         try:
-            row = json.loads(raw, object_pairs_hook=lambda pairs, raw=raw: _each_key_once(pairs, raw))
+            row = json.loads(raw, object_pairs_hook=partial(_each_key_once, raw))
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{file}:{line}: expected one JSON object a line, got {error.msg.lower()} at column {error.colno}"
@@ -165,7 +166,7 @@ def _jsonl_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, An
         yield line, row
 
 
-def _each_key_once(pairs: list[tuple[str, Any]], raw: str) -> dict[str, Any]:
+def _each_key_once(raw: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         raise json.JSONDecodeError("the same key twice", raw, 0)
@@ -191,7 +192,9 @@ def _csv_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]
                 )
             yield reader.line_num, row
     except csv.Error as error:
-        raise ValueError(f"{file}:{reader.line_num}: expected CSV, got {error}") from None
+        # the reader counts a line when it is through with it, so a broken one is the next, unless the file ended
+        line = min(reader.line_num + 1, sum(1 for _ in io.StringIO(content, newline="")))
+        raise ValueError(f"{file}:{line}: expected CSV, got {error}") from None
 
 
 def _field(file: Path, line: int, row: Mapping[str, Any], column: str) -> str:

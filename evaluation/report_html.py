@@ -66,9 +66,11 @@ def _context(context: Mapping[str, Any]) -> str:
 
 def _table(rows: Sequence[Mapping[str, Any]], shown: Sequence[Column]) -> str:
     reasons: dict[str, int] = {}
-    texts = ["Prompt", "Note"] if any(row.get("note") for row in rows) else ["Prompt"]
+    texts = ["Prompt"] if any(row["prompt"] for row in rows) else []
     body = "\n".join(_row(row, shown, texts, reasons) for row in rows)
     notes = "".join(f"<li><sup>{mark}</sup> {_text(reason)}</li>" for reason, mark in reasons.items())
+    notes += "".join(f"<li><b>{_text(row['name'])}</b>: {_text(row['note'])}</li>" for row in rows if row.get("note"))
+    notes += "" if texts else "<li>No model was given a prompt.</li>"
     return (
         '<h2>The models</h2>\n<div class="scroll" tabindex="0"><table>\n'
         f"<thead>\n{_head(shown, texts)}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"

@@ -49,7 +49,7 @@ def tradeoff_svg(rows: Sequence[Mapping[str, Any]]) -> str:
     frame = Frame(
         width=760,
         height=430,
-        left=58,
+        left=76,
         bottom=48,
         x_range=_padded([x for _, x, _ in points]),
         y_range=_padded([y for _, _, y in points]),

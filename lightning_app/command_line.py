@@ -161,8 +161,16 @@ def _value(hint: Any, value: Any, place: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    expected = " or ".join(map(str, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))
-    raise ValueError(f"{place}: expected {expected}, got {value!r}")
+    raise ValueError(f"{place}: expected {_expected(hint)}, got {value!r}")
+
+
+def _expected(hint: Any) -> str:
+    """A type in words."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return "a list"
+    return "settings by name" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint))
 
 
 def _unboxed(text: str) -> str:

@@ -28,6 +28,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _flag(name: str, value: Any) -> tuple[str, ...]:
+    """The words that set ``name`` on the command line; switches take no value."""
+    if isinstance(value, bool):
+        return (f"--{name}" if value else f"--no-{name}",)
+    return (f"--{name}", str(value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """The adapter."""
@@ -175,7 +182,7 @@ class EvaluateConfig(Plain):
     output: str = "runs/eval"
     """Folder of the report."""
     resume: bool = False
-    """Go on with the evaluation in --output: models that its report holds are not measured again."""
+    """Keep the finished evaluation in --output, if it was made with these settings."""
     overwrite: bool = False
     """Replace what is in --output."""
     offline: bool = False
@@ -194,6 +201,8 @@ class PretrainConfig(Plain):
 
     output: str = "models/pretrained/tiny-llm"
     """Folder to write."""
+    init: str | None = None
+    """An earlier output to start from (with --language-steps 0: to repeat the second stage only); its log is carried over."""
     hidden_size: int = 128
     """Width."""
     layers: int = 5
@@ -224,7 +233,7 @@ class PretrainConfig(Plain):
     """Sequences of the validation loss."""
     bf16: bool = True
     """Run the matrix products in bfloat16."""
-    threads: int = 1
+    threads: int = 2
     """CPU threads; the weights depend on it."""
     seed: int = 0
     """Seed of weights and data."""
@@ -236,11 +245,11 @@ class PretrainConfig(Plain):
     """Print one JSON object as the last line of stdout."""
 
     def command(self) -> str:
-        """The command that makes these weights."""
+        """The command that makes these weights, but for where they are written."""
         changed = [
             part
             for key, value in self.to_dict().items()
-            if value != self.__dataclass_fields__[key].default and key not in ("config", "json", "overwrite")
-            for part in (f"--{key.replace('_', '-')}", str(value))
+            if value != self.__dataclass_fields__[key].default and key not in ("config", "json", "overwrite", "output")
+            for part in _flag(key.replace("_", "-"), value)
         ]
         return shlex.join(["python", "pretrain.py", *changed])

@@ -36,7 +36,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     names = list(dict.fromkeys(([config.base] if config.base else []) + list(config.models)))
     suites = _suites(config)
     with folder_lock(folder):
-        check_folder(folder, config.to_dict(), resume=config.resume, overwrite=config.overwrite)
+        if check_folder(folder, config.to_dict(), resume=config.resume, overwrite=config.overwrite):
+            rows = read_json(folder / "report.json")["rows"]
+            announce(f"finished before: {folder / 'report.html'}")
+            return {"output": str(folder), "rows": rows}
         # every model is loaded once before anything is written, so that a mistake in the last name costs no measurements
         for name in names:
             _load(name, config, suites)

@@ -21,7 +21,12 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     memory = bytes_of(config.memory)
     base = None if config.base is None else _folder(config.base, config)
     inputs = [_folder(name, config) for name in config.inputs]
-    with folder_lock(Path(config.output)):
+    output = Path(config.output)
+    if config.overwrite and output.is_dir() and any(output.iterdir()) and not (output / "merge.json").is_file():
+        raise ValueError(
+            f"--overwrite {output}: expected an earlier merge (merge.json), got another folder; choose a new --output"
+        )
+    with folder_lock(output):
         report = merge_checkpoints(
             inputs,
             config.output,

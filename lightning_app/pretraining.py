@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from rich.console import Console
 from rich.progress import Progress
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
@@ -23,49 +24,82 @@ from data.suites import Suite, selection_suite
 from evaluation.clustering import silhouette_score
 from lightning_app.config import PretrainConfig
 from models.adapter import transformer_of
+from models.embedder import load_embedder
+from models.quiet import quiet_loading
 from models.tiny_llm import build_tiny_llm, lm_logits
-from storage.atomic import building_folder, write_text
+from storage.atomic import building_folder, refuse_existing, write_text
+from storage.json_file import read_json, write_json
+
+Row = dict[str, float | int | str]
 
 
 def pretrain(config: PretrainConfig) -> dict[str, float]:
     """Make tiny-llm and write it to ``config.output``: weights, ``training_log.jsonl`` and ``pretraining.json``.
 
-    The weights kept are those with the best silhouette on the `selection` suite among the contrastive stage's evaluations.
+    The weights kept are those with the best silhouette on the `selection` suite among the contrastive stage's evaluations; without
+    that stage, the last ones.
 
     Returns:
         The kept evaluation: ``validation_loss`` (nats a token, lower is better), ``selection_silhouette`` (-1..1, higher is better).
     """
-    torch.manual_seed(config.seed)
-    embedder = build_tiny_llm(
-        hidden_size=config.hidden_size,
-        layers=config.layers,
-        intermediate_size=config.intermediate_size,
-        seed=config.seed,
-    )
-    log: list[dict[str, float | int | str]] = []
-    best: tuple[float, dict[str, Tensor]] = (float("-inf"), {})
-    with building_folder(Path(config.output), overwrite=config.overwrite) as folder, Progress() as progress:
-        for stage, steps in (("language", config.language_steps), ("contrastive", config.contrastive_steps)):
-            bar = progress.add_task(stage, total=steps)
-            for row in _train(embedder, config, stage, steps):
-                progress.update(bar, completed=int(row["step"]))
-                log.append(row)
-                progress.console.print(json.dumps(row))
-                score = float(row.get("selection_silhouette", float("-inf")))
-                if stage == "contrastive" and score > best[0]:
-                    best = (score, {name: tensor.clone() for name, tensor in embedder.state_dict().items()})
-        embedder.load_state_dict(best[1])
-        kept = _evaluate(embedder, config)
+    output = Path(config.output)
+    refuse_existing(output, overwrite=config.overwrite)
+    torch.set_num_threads(config.threads)
+    embedder, log, commands = _begin(config)
+    with Progress(console=Console(stderr=True)) as progress:
+        for row in _both_stages(embedder, config, progress):
+            log.append(row)
+            progress.console.print(json.dumps(row), highlight=False)
+    kept = _evaluate(embedder, config)
+    record = {
+        "commands": [*commands, config.command()],
+        "config": config.to_dict(),
+        "kept": kept,
+        "torch": torch.__version__,
+    }
+    with building_folder(output, overwrite=config.overwrite) as folder, quiet_loading():
         embedder.save_pretrained(str(folder), create_model_card=False)
         write_text(folder / "training_log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
-        record = {"command": config.command(), "config": config.to_dict(), "kept": kept, "torch": torch.__version__}
-        write_text(folder / "pretraining.json", json.dumps(record, indent=2) + "\n")
+        write_json(folder / "pretraining.json", record)
     return kept
 
 
-def _train(
-    embedder: SentenceTransformer, config: PretrainConfig, stage: str, steps: int
-) -> Iterator[dict[str, float | int | str]]:
+def _begin(config: PretrainConfig) -> tuple[SentenceTransformer, list[Row], list[str]]:
+    """The model to train, and the log and the commands of the run it comes from, if any."""
+    if config.init is None:
+        size = {
+            "hidden_size": config.hidden_size,
+            "layers": config.layers,
+            "intermediate_size": config.intermediate_size,
+        }
+        return build_tiny_llm(**size, seed=config.seed), [], []
+    folder = Path(config.init)
+    if not (folder / "pretraining.json").is_file():
+        raise ValueError(
+            f"--init {folder}: expected an output of pretrain.py, found no pretraining.json; leave it out to start anew"
+        )
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    return load_embedder(folder), log, read_json(folder / "pretraining.json")["commands"]
+
+
+def _both_stages(embedder: SentenceTransformer, config: PretrainConfig, progress: Progress) -> Iterator[Row]:
+    """Train; yields a log row at every evaluation, and leaves the best of the contrastive stage's weights in the model."""
+    best_score, best_weights = float("-inf"), None
+    for stage, steps in (("language", config.language_steps), ("contrastive", config.contrastive_steps)):
+        if steps == 0:
+            continue
+        bar = progress.add_task(stage, total=steps)
+        for row in _train(embedder, config, stage, steps):
+            progress.update(bar, completed=int(row["step"]))
+            yield row
+            if stage == "contrastive" and float(row["selection_silhouette"]) > best_score:
+                best_score = float(row["selection_silhouette"])
+                best_weights = {name: tensor.clone() for name, tensor in embedder.state_dict().items()}
+    if best_weights is not None:
+        embedder.load_state_dict(best_weights)
+
+
+def _train(embedder: SentenceTransformer, config: PretrainConfig, stage: str, steps: int) -> Iterator[Row]:
     """Run one stage; yields a log row at every evaluation."""
     peak = config.language_rate if stage == "language" else config.contrastive_rate
     optimizer = torch.optim.AdamW(embedder.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
@@ -82,7 +116,7 @@ def _train(
         losses.append(batch_loss)
         tokens += batch_tokens
         if step % config.evaluate_every == 0 or step == steps:
-            row: dict[str, float | int | str] = {"stage": stage, "step": step, "train_loss": sum(losses) / len(losses)}
+            row: Row = {"stage": stage, "step": step, "train_loss": sum(losses) / len(losses)}
             yield row | _evaluate(embedder, config) | {"tokens": tokens, "seconds": round(time.monotonic() - began, 1)}
             losses = []
 

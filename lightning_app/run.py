@@ -235,9 +235,8 @@ def _load_stage(run: Run, stage: Path) -> None:
 def _fit(run: Run, stage: StageData, folder: Path, base: Measured | None) -> None:
     """Train one stage from the weights that the embedder has now, and leave its best epoch's in it."""
     config, settings = run.config, stage.stage
-    announce(
-        f"stage {stage.name}: {len(stage.data.texts)} texts, {len(set(stage.data.labels))} labels, batches of {stage.classes} x {stage.per_class}"
-    )
+    texts, labels = len(stage.data.texts), len(set(stage.data.labels))
+    announce(f"stage {stage.name}: {texts} texts, {labels} labels, batches of {stage.classes} x {stage.per_class}")
     steps = settings.epochs * settings.steps_per_epoch
     module = ContrastiveEmbedder(
         run.embedder,

@@ -63,6 +63,7 @@ def read_run_data(config: TrainConfig) -> RunData:
         )
     for i, stage in enumerate(config.stages):
         _check_settings(stage, f"--stages.{i}")
+    _check_limits(config)
     if config.data is None:
         if config.eval_data is not None:
             raise ValueError(
@@ -88,6 +89,14 @@ def _check_settings(stage: StageConfig, flag: str) -> None:
         )
 
 
+def _check_limits(config: TrainConfig) -> None:
+    for flag, got in (("--temperature", config.temperature), ("--gradient-clip-val", config.gradient_clip_val)):
+        if not 0 < got < float("inf"):
+            raise ValueError(f"{flag}: expected a positive number, got {got}")
+    if config.max_steps == 0 or config.max_steps < -1:
+        raise ValueError(f"--max-steps: expected at least 1, or -1 for no limit, got {config.max_steps}")
+
+
 def _check_shares(stages: Sequence[StageData], devices: int) -> None:
     """Every device trains on an equal share of each batch."""
     if devices < 1:
@@ -96,7 +105,7 @@ def _check_shares(stages: Sequence[StageData], devices: int) -> None:
         size = stage.classes * stage.per_class
         if size % devices:
             raise ValueError(
-                f"--devices {devices}: expected a divisor of the batch of stage {stage.name}, got {stage.classes} x "
+                f"--devices {devices}: expected a divisor of the batch of stage {stage.stage.name}, got {stage.classes} x "
                 f"{stage.per_class} = {size} texts; set --stages.{i}.classes or --stages.{i}.texts-per-class"
             )
 

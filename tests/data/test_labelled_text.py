@@ -121,7 +121,7 @@ def test_repeated_rows_are_dropped_and_counted(tmp_path: Path) -> None:
             ":2: expected 2 cells, got 2 more; put texts that hold a comma in double quotes",
         ),
         ("t.csv", 'text,label\n"a"b,x\n', r":2: expected CSV, got .*expected after"),
-        ("t.csv", 'text,label\na,x\n"open,x\n', r":\d: expected CSV, got unexpected end of data"),
+        ("t.csv", 'text,label\na,x\n"open,x\n', ":3: expected CSV, got unexpected end of data"),
         (
             "t.jsonl",
             rows(("a", "x")) + '{"text": "b", "label" "x"}\n',

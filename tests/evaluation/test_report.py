@@ -63,7 +63,7 @@ def test_markdown_and_html_show_the_same_cells(tmp_path, rows):
     assert len(body) == len(rows)
     for ours, theirs in zip(body, table[2:], strict=True):
         numbers = [re.sub("<sup>.*</sup>", "", text) for text in theirs[4:-1]]
-        assert ours[1:-2] == numbers
+        assert [text.strip() for text in ours[1:]] == numbers
         assert ours[0] == theirs[0]
     assert numbers[:3] == ["0.046", "–", "–"]
 
@@ -171,3 +171,15 @@ def test_bad_input_writes_nothing(tmp_path, rows, case):
 def test_a_report_without_rows_is_a_page_too(tmp_path):
     write_report(tmp_path, [], title="nothing yet", context={})
     assert "nothing yet" in files(tmp_path)[2]
+
+
+def test_prompts_are_a_column_when_there_are_any_and_notes_stand_below(tmp_path, rows):
+    write_report(tmp_path, rows, title="t", context={})
+    assert "No model was given a prompt." in files(tmp_path)[2]
+    rows[0]["prompt"], rows[0]["note"] = "query: ", "half-way"
+    write_report(tmp_path, rows, title="t", context={})
+    page = files(tmp_path)[2]
+    assert "No model was given a prompt." not in page
+    assert "query:" in page
+    assert ">Prompt</th>" in page
+    assert f"<li><b>{rows[0]['name']}</b>: half-way</li>" in page

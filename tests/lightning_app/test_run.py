@@ -160,7 +160,7 @@ def test_a_run_stopped_between_epochs_resumes_to_the_same_weights(finished, tmp_
     """The second stage is interrupted after its first epoch; --resume gives what the uninterrupted run gave."""
     from callbacks.projection_plot import ProjectionPlot
 
-    config = replace(finished.config, output=str(tmp_path / "stopped"))
+    config = replace(finished.config, output=str(tmp_path / "stopped"), merges=())
     original = ProjectionPlot.on_train_epoch_end
 
     def interrupting(self, trainer, pl_module):
@@ -176,7 +176,7 @@ def test_a_run_stopped_between_epochs_resumes_to_the_same_weights(finished, tmp_
     one = read_tensors(finished.folder / "stages" / "2-six" / "adapter_model.safetensors")
     two = read_tensors(tmp_path / "stopped" / "stages" / "2-six" / "adapter_model.safetensors")
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert rows == finished.rows
+    assert rows == finished.rows[:3]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,9 @@ def test_a_run_stopped_between_epochs_resumes_to_the_same_weights(finished, tmp_
         ({"stages": (StageConfig(name="x", families=("primes", "evenn")),)}, "closest: even"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite"),
         ({"data": "absent.jsonl"}, "absent.jsonl"),
+        ({"temperature": 0.0}, "--temperature: expected a positive number, got 0.0"),
+        ({"gradient_clip_val": -1.0}, "--gradient-clip-val"),
+        ({"max_steps": 0}, "--max-steps: expected at least 1"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(tiny_folder, tmp_path, change, message):
@@ -220,10 +223,10 @@ def test_own_text_is_trained_on_and_reported_on_what_was_held_back(tiny_folder, 
 
 
 def test_the_encoder_is_trained_from_scratch_as_whole_folders(tmp_path):
-    config = TrainConfig(backbone="tiny-encoder", stages=STAGES, output=str(tmp_path / "run"), merges=("soup", "slerp"))
+    config = TrainConfig(backbone="tiny-encoder", stages=STAGES[1:], output=str(tmp_path / "run"), merges=("slerp",))
     result = train(config)
-    assert [row["family"] for row in result["rows"]] == ["base", "encoder", "encoder", "soup", "slerp"]
-    for stage in ("0-base", "1-broad", "2-six"):
+    assert [row["family"] for row in result["rows"]] == ["base", "encoder", "slerp"]
+    for stage in ("0-base", "1-six"):
         assert SentenceTransformer(str(tmp_path / "run" / "stages" / stage), device="cpu").encode(["1, 2"]).shape == (
             1,
             128,
