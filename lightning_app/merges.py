@@ -59,3 +59,15 @@ def merge_run(
     if len(inputs) < 2:
         return None
     return merge_checkpoints(inputs, output, method=row.method, base=base, t=row.t, overwrite=True, complete=complete)
+
+
+def note_of(name: str, report: Mapping[str, Any]) -> str:
+    """What the merge did, with the figures that show when an arc did nothing: for the row of the report."""
+    row, summary = RUN_MERGES[name], report["summary"]
+    parts = [row.note]
+    if summary["mean_angle_degrees"] is not None:
+        parts.append(f"mean angle {summary['mean_angle_degrees']:.1f} degrees")
+    for key, other in (("distance_to_linear", "the line at the same weights"), ("distance_to_soup", "the plain soup")):
+        if row.method != "linear" and summary[key] is not None:
+            parts.append(f"{100 * summary[key]:.2g} % from {other}")
+    return ", ".join(parts)

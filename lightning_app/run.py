@@ -3,12 +3,10 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 from sentence_transformers import SentenceTransformer
 
@@ -17,22 +15,19 @@ from callbacks.geometry_retention import GeometryRetention
 from callbacks.projection_plot import ProjectionPlot
 from callbacks.stage_checkpoint import StageCheckpoint
 from data.datamodule import LabelledDataModule
-from data.suites import Suite, broad_suite, held_out_suite, large_suite, paper_suite
+from data.suites import broad_suite, paper_suite
 from lightning_app.config import TrainConfig
 from lightning_app.measurement import Measured, draw_projection, measure
-from lightning_app.merges import RUN_MERGES, merge_run
+from lightning_app.merges import RUN_MERGES, merge_run, note_of
 from lightning_app.module import ContrastiveEmbedder
+from lightning_app.preparation import Run, prepare
 from lightning_app.presentation import announce, log_row, show_rows
 from lightning_app.run_folder import check_folder, environment, make_folder
-from lightning_app.stages import RunData, StageData, read_run_data
+from lightning_app.stages import StageData, read_run_data
 from lightning_app.trainer import MONITOR, build_trainer
-from models.adapter import adapter_state, find_adapter, load_adapter_weights
-from models.backbones import lookup_backbone
-from models.embedder import base_folder, check_lengths, encode, load_embedder, reads_last_token
+from models.adapter import adapter_state, load_adapter_weights
+from models.embedder import load_embedder, reads_last_token
 from models.export import check_adapter_roundtrip, save_adapter, save_embedder, save_tokenizer
-from models.lora import add_lora
-from models.losses import supervised_contrastive_loss
-from models.preflight import preflight
 from storage.atomic import building_folder
 from storage.json_file import read_json, write_json
 from storage.lock import folder_lock
@@ -56,91 +51,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     chief = getattr(rank_zero_only, "rank", 0) == 0
     with folder_lock(folder) if chief else nullcontext():
         going_on = chief and check_folder(folder, config.to_dict(), resume=config.resume, overwrite=config.overwrite)
-        run = _prepare(config, read_run_data(config))
+        run = prepare(config, read_run_data(config))
         if chief and not going_on:
             make_folder(folder, config.to_dict())
             write_json(folder / "environment.json", environment())
         return _carry_out(run, folder, chief=chief)
-
-
-@dataclass(kw_only=True)
-class Run:
-    """What the parts of a run share."""
-
-    config: TrainConfig
-    data: RunData
-    embedder: SentenceTransformer
-    base: Path | None
-    """Folder of the base's weights; None for a model that is drawn from its seed."""
-    suites: Mapping[str, Suite]
-    device: torch.device
-    prompt: str | None
-
-    @property
-    def adapts(self) -> bool:
-        """Whether an adapter is trained (else all weights are)."""
-        return find_adapter(self.embedder) is not None
-
-    def encode(self, texts: Any, embedder: SentenceTransformer | None = None) -> torch.Tensor:
-        """Embeddings by the model as it is now."""
-        return encode((embedder or self.embedder).to(self.device), texts)
-
-
-def _prepare(config: TrainConfig, data: RunData) -> Run:
-    """Load the model, put the adapter on, and prove that it can be trained on these texts; writes nothing."""
-    torch.manual_seed(config.seed)
-    row = lookup_backbone(config.backbone)
-    scratch = row is not None and row.from_scratch
-    base = None if scratch else base_folder(config.backbone, cache=config.cache, offline=config.offline)
-    embedder = load_embedder(config.backbone, cache=config.cache, offline=config.offline, seed=config.seed)
-    suites = {"large": large_suite(), "held-out": held_out_suite()}
-    if config.data is not None:
-        suites = {} if data.reported is None else {"data": data.reported}
-    for suite in (paper_suite(), broad_suite(), *suites.values(), *([data.selection] if data.selection else [])):
-        check_lengths(embedder, suite.texts, source=f"suite {suite.name}")
-    for stage in data.stages:
-        check_lengths(embedder, stage.data.texts, source=config.data or f"stage {stage.name}")
-    if scratch:
-        embedder.requires_grad_(True)
-    else:
-        targets = config.lora.targets or (row.lora_targets if row is not None else ()) or None
-        add_lora(
-            embedder,
-            r=config.lora.r,
-            alpha=config.lora.alpha,
-            dropout=config.lora.dropout,
-            targets=targets,
-            adapt_top=config.adapt_top,
-            seed=config.seed,
-        )
-    name = embedder.default_prompt_name
-    accelerated = torch.cuda.is_available() and config.accelerator in ("auto", "gpu", "cuda")
-    run = Run(
-        config=config,
-        data=data,
-        embedder=embedder,
-        base=base,
-        suites=suites,
-        device=torch.device("cuda" if accelerated else "cpu"),
-        prompt=None if name is None else embedder.prompts[name],
-    )
-    _preflight(run, data.stages[0])
-    return run
-
-
-def _preflight(run: Run, stage: StageData) -> None:
-    """One small batch of the first stage through the loss: two labels, two texts each."""
-    first = stage.data.labels[0]
-    second = next(label for label in stage.data.labels if label != first)
-    chosen = [
-        i for wanted in (first, second) for i in [k for k, label in enumerate(stage.data.labels) if label == wanted][:2]
-    ]
-    preflight(
-        run.embedder,
-        [stage.data.texts[i] for i in chosen],
-        torch.tensor([stage.data.labels[i] for i in chosen]),
-        lambda embeddings, labels: supervised_contrastive_loss(embeddings, labels, temperature=run.config.temperature),
-    )
 
 
 def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
@@ -170,9 +85,9 @@ def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
             announce(f"merge {name}: left out, it needs two stages")
             continue
         merged = load_embedder(folder / "merged" / name)
-        row = RUN_MERGES[name]
+        row, note = RUN_MERGES[name], note_of(name, report)
         measured.append(
-            _measure(run, folder, name=name, family=row.family, base=measured[0], embedder=merged, note=row.note)
+            _measure(run, folder, name=name, family=row.family, base=measured[0], embedder=merged, note=note)
         )
     return _report(run, folder, measured, stages, seconds=time.monotonic() - began)
 
