@@ -24,7 +24,7 @@ class EpochState(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
         """Save; Lightning lets rank 0 write."""
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
 
 
 class ProgressBar(RichProgressBar):

@@ -74,6 +74,7 @@ def building_folder(path: str | os.PathLike[str], *, overwrite: bool = False) ->
     building.mkdir()
     try:
         yield building
+        _respect_umask(building)
         _fsync_tree(building)
         refuse_existing(final, overwrite=overwrite)
         _give_name(building, final)
@@ -161,6 +162,17 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def _respect_umask(folder: Path) -> None:
+    """Give every file the mode that ``open`` would have given it: libraries leave theirs readable by the owner only.
+
+    The folder itself was made by ``mkdir``, so its mode tells the umask.
+    """
+    allowed = folder.stat().st_mode & 0o666
+    for entry in folder.rglob("*"):
+        if entry.is_file() and not entry.is_symlink():
+            entry.chmod(allowed)
 
 
 def _fsync_tree(folder: Path) -> None:

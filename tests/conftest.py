@@ -1,5 +1,6 @@
 """Fixtures that several packages' tests share. Shapes in signatures are checked while tests run."""
 
+import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -115,3 +116,56 @@ def fit(tiny_folder: Path, tmp_path: Path) -> Fit:
         return module
 
     return run
+
+
+@pytest.fixture(scope="session")
+def make_mistral() -> Callable[..., Path]:
+    """``make_mistral(folder, max_tokens=...)``: a two-layer Mistral laid out like e5-mistral's repository.
+
+    Last-token pooling, and an ``add_eos_token`` that transformers 5 does not act on.
+    """
+    return write_mistral
+
+
+def write_mistral(folder: Path, *, max_tokens: int) -> Path:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import LlamaTokenizer, MistralConfig, MistralModel
+
+    characters = ["▁", ",", "\n", *":.()-0123456789abcdefghijklmnopqrstuvwxyzIQ"]
+    vocabulary = {token: index for index, token in enumerate(["<unk>", "<s>", "</s>", *characters])}
+    tokenizer = LlamaTokenizer(
+        vocab=vocabulary,
+        merges=[],
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        add_bos_token=True,
+    )
+    config = MistralConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=max_tokens,
+        sliding_window=48,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    torch.manual_seed(3)
+    folder.mkdir()
+    MistralModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    wanted = {"add_bos_token": True, "add_eos_token": True, "padding_side": "right"}
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **wanted}))
+    transformer = Transformer(str(folder))
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), "lasttoken"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder), create_model_card=False)
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **wanted}))
+    return folder

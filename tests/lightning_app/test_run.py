@@ -15,8 +15,10 @@ from sentence_transformers import SentenceTransformer
 import lightning_app.run
 from data.suites import broad_suite, paper_suite
 from evaluation.report_schema import validate_report
-from lightning_app.config import LoraConfig, StageConfig, TrainConfig
+from lightning_app.config import LoraConfig, MergeConfig, StageConfig, TrainConfig
+from lightning_app.merging import merge
 from lightning_app.run import train
+from models.embedder import encode, load_embedder
 from storage.json_file import read_json
 from storage.manifest import verify_manifest
 from storage.tensor_file import read_tensors
@@ -221,6 +223,32 @@ def test_own_text_is_trained_on_and_reported_on_what_was_held_back(tiny_folder, 
     assert [row["name"] for row in result["rows"]] == ["base", "1-mine", "slerp", "linear"]
     assert result["rows"][1]["suites"].keys() == {"data"}
     assert result["rows"][1]["suites"]["data"]["silhouette_true"] is not None
+
+
+def test_a_folder_laid_out_like_e5_mistral_goes_the_whole_way(make_mistral, tmp_path):
+    """Last-token pooling: the merged folder must end every text with EOS by itself, or plain loading pools the last digit."""
+    base = make_mistral(tmp_path / "e5", max_tokens=1024)
+    config = TrainConfig(backbone=str(base), stages=STAGES[1:], output=str(tmp_path / "run"), merges=("linear",))
+    rows = train(config)["rows"]
+    assert [row["name"] for row in rows] == ["base", "1-six", "linear"]
+    merged = tmp_path / "run" / "merged" / "linear"
+    plain = SentenceTransformer(str(merged), device="cpu")
+    assert plain.tokenizer("1, 2")["input_ids"][-1] == plain.tokenizer.eos_token_id
+    ours = encode(load_embedder(merged), paper_suite().texts)
+    torch.testing.assert_close(plain.encode(list(paper_suite().texts), convert_to_tensor=True), ours, atol=1e-6, rtol=0)
+    by_command = merge(
+        MergeConfig(
+            method="linear",
+            inputs=(str(base), str(tmp_path / "run" / "stages" / "1-six")),
+            base=str(base),
+            t=0.5,
+            output=str(tmp_path / "by-command"),
+        )
+    )
+    again = SentenceTransformer(by_command["output"], device="cpu").encode(
+        list(paper_suite().texts), convert_to_tensor=True
+    )
+    torch.testing.assert_close(again, ours, atol=1e-6, rtol=0)
 
 
 def test_the_encoder_is_trained_from_scratch_as_whole_folders(tmp_path):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import BertConfig, BertModel, LlamaTokenizer, MistralConfig, MistralModel
+from transformers import BertConfig, BertModel
 
 from models.export import save_embedder
 from models.tiny_llm import as_embedder, build_tiny_llm, build_tiny_tokenizer
@@ -53,46 +51,6 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mistral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mistral_folder(make_mistral: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Mistral laid out like e5-mistral's repository: last-token pooling, add_eos_token not acted on."""
-    folder = tmp_path_factory.mktemp("models") / "e5-mistral"
-    write_mistral(folder)
-    return folder
-
-
-def write_mistral(folder: Path) -> None:
-    characters = ["▁", ",", "\n", *":.()-0123456789abcdefghijklmnopqrstuvwxyzIQ"]
-    vocabulary = {token: index for index, token in enumerate(["<unk>", "<s>", "</s>", *characters])}
-    tokenizer = LlamaTokenizer(
-        vocab=vocabulary,
-        merges=[],
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-        add_bos_token=True,
-    )
-    config = MistralConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        sliding_window=48,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    torch.manual_seed(3)
-    folder.mkdir()
-    MistralModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    settings = folder / "tokenizer_config.json"
-    wanted = {"add_bos_token": True, "add_eos_token": True, "padding_side": "right"}
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), **wanted}))
-    transformer = Transformer(str(folder))
-    modules = [transformer, Pooling(transformer.get_embedding_dimension(), "lasttoken"), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder), create_model_card=False)
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), **wanted}))
+    return make_mistral(tmp_path_factory.mktemp("models") / "e5-mistral", max_tokens=64)

@@ -144,3 +144,15 @@ def test_the_temporary_of_a_living_process_is_left_alone(tmp_path: Path) -> None
             (second / "b").write_text("")
         (first / "a").write_text("")
     assert names(tmp_path / "out") == ["a"]
+
+
+def test_files_of_a_built_folder_follow_the_umask(tmp_path):
+    """safetensors writes its files for the owner only; a folder that is given away must be readable."""
+    with building_folder(tmp_path / "out") as folder:
+        (folder / "private").touch(mode=0o600)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "private").touch(mode=0o600)
+    (tmp_path / "plain").touch()
+    expected = (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "out" / "private").stat().st_mode == expected
+    assert (tmp_path / "out" / "sub" / "private").stat().st_mode == expected
