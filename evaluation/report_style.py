@@ -45,7 +45,7 @@ td { text-align: right; }
 td.text { text-align: left; white-space: normal; min-width: 170px; max-width: 40ch; color: var(--soft); font-size: 13px;
   overflow-wrap: anywhere; }
 th.model { position: sticky; left: 0; z-index: 1; background: var(--card); text-align: left; font-weight: 600;
-  white-space: normal; min-width: 200px; max-width: 280px; overflow-wrap: anywhere;
+  white-space: normal; min-width: 130px; max-width: 280px; overflow-wrap: anywhere;
   border-right: 1px solid var(--line); }
 th.model + *, thead .title:first-child { border-left: 0; }
 th.model small { display: block; font-weight: 400; color: var(--soft); font-size: 12.5px; }

@@ -173,7 +173,7 @@ class EvaluateConfig(Plain):
     """Suites beside the paper's: large, held-out, broad, or a .jsonl / .csv file with text,label."""
     prompt: str | None = None
     """Prompt name of the model, or none. Default: what the model's bare encode() does."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Texts a forward pass."""
     device: str = "auto"
     """auto, cpu, cuda."""

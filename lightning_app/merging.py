@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_app.config import MergeConfig
 from merging.engine import merge_checkpoints
+from merging.methods import find_method
 from storage.json_file import read_json
 from storage.lock import folder_lock
 
@@ -18,6 +19,7 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     Raises:
         ValueError: what was asked is not possible; nothing has been written.
     """
+    find_method(config.method)
     memory = bytes_of(config.memory)
     base = None if config.base is None else _folder(config.base, config)
     inputs = [_folder(name, config) for name in config.inputs]

