@@ -28,6 +28,9 @@ from storage.manifest import MANIFEST, fingerprint, sha256_of
 
 __all__ = ["UnreachableModel", "base_folder", "check_finite_weights", "check_lengths", "encode", "load_embedder"]
 
+CAUSAL_BY_DEFAULT = ("llama", "mistral", "qwen2", "qwen3", "gemma2")
+"""Model types that transformers runs with a causal mask unless told otherwise."""
+
 
 def load_embedder(
     name_or_path: str | Path,
@@ -76,6 +79,8 @@ def load_embedder(
 def _load_folder(
     folder: Path, row: Backbone | None, *, device: str | torch.device, dtype: torch.dtype | None
 ) -> SentenceTransformer:
+    if row is not None:
+        _check_attention(row, folder)
     model_kwargs: dict[str, object] = {"dtype": dtype if dtype is not None else "auto", "use_safetensors": True}
     if row is not None and row.attn_implementation is not None:
         model_kwargs["attn_implementation"] = row.attn_implementation
@@ -93,6 +98,19 @@ def _load_folder(
     if reads_last_token(embedder) and (_asks_for_eos(folder) or (row is not None and row.needs_eos)):
         append_eos(embedder.tokenizer, source=str(folder))
     return embedder.eval()
+
+
+def _check_attention(row: Backbone, folder: Path) -> None:
+    """Refuse a decoder whose causal mask has to be removed: loaded as it stands, it would give other embeddings, silently."""
+    config = folder / "config.json"
+    if row.attention != "bidirectional" or not config.is_file():
+        return
+    settings = read_json(config)
+    if settings.get("model_type") in CAUSAL_BY_DEFAULT and settings.get("is_causal", True):
+        raise ValueError(
+            f"backbone {row.name}: expected a model that is bidirectional as it stands, got a {settings['model_type']} decoder in "
+            f"{folder}, whose causal mask this version does not remove; take a causal backbone such as e5-mistral or qwen3-0.6b"
+        )
 
 
 def _load_stage(
