@@ -178,7 +178,7 @@ def _forward(
 
 @torch.no_grad()
 def _evaluate(embedder: SentenceTransformer, config: PretrainConfig) -> dict[str, float]:
-    """Next-token loss on texts that no step draws, and the silhouette of the `selection` suite."""
+    """Next-token loss on texts drawn apart from the steps, and the silhouette of the `selection` suite."""
     embedder.eval()
     rng = random.Random(f"{config.seed} validation")
     texts = sorted((draw_texts(rng)[1][0] for _ in range(config.validation_texts)), key=len)
