@@ -16,7 +16,8 @@ from lightning_app.measurement import Measured, draw_projection, measure
 from lightning_app.presentation import announce, show_rows
 from lightning_app.run_folder import check_folder, environment, make_folder
 from models.adapter import find_adapter
-from models.embedder import check_finite_weights, check_lengths, encode, load_embedder
+from models.backbones import lookup_backbone
+from models.embedder import base_folder, check_finite_weights, check_lengths, encode, load_embedder
 from storage.json_file import read_json, write_json
 from storage.lock import folder_lock
 
@@ -40,9 +41,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             rows = read_json(folder / "report.json")["rows"]
             announce(f"finished before: {folder / 'report.html'}")
             return {"output": str(folder), "rows": rows}
-        # every model is loaded once before anything is written, so that a mistake in the last name costs no measurements
+        # every name is looked up first, so that a mistake in the last one costs no measurements
         for name in names:
-            _load(name, config, suites)
+            row = lookup_backbone(name)
+            if row is None or not row.from_scratch:
+                base_folder(name, cache=config.cache, offline=config.offline)
         measured = _measure_all(config, names, suites)
         make_folder(folder, config.to_dict())
         write_json(folder / "environment.json", environment())

@@ -78,6 +78,7 @@ def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
             measured.append(_measure(run, folder, name=stage.name, family=family, base=measured[0]))
     if not chief:
         return {"output": str(folder)}
+    run.embedder.to("cpu")  # one large model at a time on the device
     complete = partial(save_tokenizer, run.embedder) if reads_last_token(run.embedder) else None
     for name in dict.fromkeys(run.config.merges):
         report = merge_run(name, base=base, stages=stages, output=folder / "merged" / name, complete=complete)

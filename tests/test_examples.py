@@ -1,0 +1,24 @@
+"""Every file in examples/ is what it claims to be."""
+
+from pathlib import Path
+
+import pytest
+
+from data.labelled_text import check_trainable, read_labelled_text
+from lightning_app.command_line import parse
+from lightning_app.config import TrainConfig
+from lightning_app.stages import read_run_data
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").iterdir())
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_an_example_can_be_used(file):
+    if file.suffix == ".jsonl":
+        check_trainable(read_labelled_text(file))
+        assert read_run_data(TrainConfig(data=str(file))).reported is not None
+    else:
+        config = parse(TrainConfig, ["--config", str(file)])
+        data = read_run_data(config)
+        assert [stage.stage for stage in data.stages] == list(config.stages)
+        assert config != TrainConfig()
