@@ -78,9 +78,14 @@ def _suites(config: EvaluateConfig) -> Mapping[str, Suite]:
         if name in REPORTED:
             found[name] = SUITES[name]()
         elif Path(name).suffix in (".jsonl", ".csv"):
+            stem = Path(name).stem
+            if stem in SUITES or stem in found:
+                raise ValueError(
+                    f"--suite {name}: expected a file name of its own, got {stem!r} for a second suite; rename the file"
+                )
             data = read_labelled_text(name)
             check_trainable(data)
-            found[name] = suite_of(data, Path(name).stem)
+            found[stem] = suite_of(data, stem)
         else:
             raise ValueError(f"--suite: expected paper, {', '.join(REPORTED)}, or a .jsonl or .csv file, got {name!r}")
     return found

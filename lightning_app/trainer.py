@@ -24,6 +24,7 @@ class EpochState(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
         """Save; Lightning lets rank 0 write."""
+        # everything, not the weights alone: the optimiser, the schedule and the callbacks go on too
         trainer.save_checkpoint(self.path, weights_only=False)
 
 
