@@ -20,9 +20,7 @@ def announce(message: str) -> None:
 def show_rows(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
     """The report's main columns as a table on stderr; silhouette and DBI on the paper's 24, then the silhouette of each suite."""
     table = Table(title=title, title_justify="left")
-    suites = sorted(
-        {name for row in rows for name in row["suites"]}, key=["large", "held-out"].__contains__, reverse=True
-    )
+    suites = list(dict.fromkeys(name for row in rows for name in row["suites"]))
     for heading in ("model", "silhouette", "z", "DBI", *suites, "CKA", "kNN"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in rows:

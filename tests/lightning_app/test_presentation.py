@@ -1,0 +1,46 @@
+"""The terminal's table and TensorBoard's points say what the rows say."""
+
+import math
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_app.presentation import log_row, show_rows
+
+ROW = {
+    "name": "base",
+    "silhouette_true": 0.1234,
+    "davies_bouldin_true": None,
+    "davies_bouldin_true_reason": "coinciding centroids",
+    "silhouette_kmeans": 0.2,
+    "davies_bouldin_kmeans": 1.5,
+    "null": {"z": 7.25},
+    "suites": {"large": {"silhouette_true": 0.4567}, "held-out": {"silhouette_true": None}},
+    "retention": {"cka": 0.9876, "knn": None, "knn_reason": "too few"},
+}
+
+
+def test_the_table_keeps_the_order_of_the_suites_and_shows_what_is_undefined(capsys):
+    show_rows([ROW, ROW | {"name": "other", "retention": None}], title="t")
+    lines = capsys.readouterr().err.splitlines()
+    head = next(line for line in lines if "model" in line)
+    assert [cell.strip() for cell in head.strip("┃ ").split("┃")] == [
+        *("model", "silhouette", "z", "DBI", "large", "held-out", "CKA", "kNN")
+    ]
+    base = next(line for line in lines if "base" in line)
+    assert [cell.strip() for cell in base.strip("│ ").split("│")] == [
+        *("base", "0.123", "7.2", "–", "0.457", "–", "0.988", "–")
+    ]
+
+
+def test_points_for_tensorboard_leave_out_what_is_undefined(tmp_path):
+    log_row(tmp_path, ROW)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert found.keys() == {
+        "paper/silhouette_true",
+        "paper/silhouette_kmeans",
+        "paper/davies_bouldin_kmeans",
+        "retention/cka",
+    }
+    assert math.isclose(found["retention/cka"], 0.9876, rel_tol=1e-6)
