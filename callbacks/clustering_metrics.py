@@ -41,4 +41,5 @@ class ClusteringMetrics(Callback):
             report = clustering_report(embeddings, suite.labels, seed=self.seed, permutations=0)
             for column, value in report.items():
                 if column.startswith(("silhouette", "davies_bouldin")) and not column.endswith("reason"):
-                    pl_module.log(f"{name}/{column}", math.nan if value is None else value, rank_zero_only=False)
+                    logged = math.nan if value is None else value
+                    pl_module.log(f"{name}/{column}", logged, prog_bar=column == "silhouette_true")

@@ -34,7 +34,7 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The loss and the silhouette on the paper's suite."""
+        """The loss and, from the second epoch on, the silhouettes."""
         shown = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
         return shown

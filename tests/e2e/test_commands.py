@@ -116,13 +116,11 @@ def test_two_gloo_processes_give_the_weights_of_one(tiny_folder, tmp_path):
     ],
 )
 def test_mistakes_end_with_2_one_line_and_nothing_written(tmp_path, command, words):
-    begin = time.monotonic()
     done = run(command, tmp_path, check=2)
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert all(word in lines[0] for word in words), lines[0]
     assert list(tmp_path.iterdir()) == []
-    assert time.monotonic() - begin < 60, "a mistake is told within seconds, not after a network time-out"
 
 
 CHROMIUM = shutil.which("chromium")
