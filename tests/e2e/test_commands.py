@@ -194,3 +194,11 @@ def test_merged_folder_of_the_readme_loads_plainly(runs):
     model = SentenceTransformer(str(merged), device="cpu")
     embeddings = model.encode(list(paper_suite().texts[:2]), convert_to_tensor=True)
     assert torch.isfinite(embeddings).all()
+
+
+def test_the_python_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "'z': 21" in done.stdout
