@@ -15,7 +15,6 @@ from models import embedder as embedder_module
 from models import locate
 from models.backbones import BACKBONES, find_backbone
 from models.embedder import _load_folder, check_finite_weights, check_lengths, encode, load_embedder
-from models.end_token import append_eos
 from models.export import save_adapter
 from models.locate import base_folder
 from models.lora import add_lora
@@ -51,17 +50,6 @@ def test_the_end_token_is_asked_for_by_the_row_where_the_files_do_not(
     assert load_embedder(folder).tokenizer("1")["input_ids"][-1] != 2
     monkeypatch.setattr(embedder_module, "base_folder", lambda *_, **__: folder)
     assert load_embedder("e5-mistral").tokenizer("1")["input_ids"][-1] == 2
-
-
-def test_append_eos_is_idempotent_and_needs_an_end_token(mistral_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(mistral_folder)
-    bare = tokenizer("1, 2")["input_ids"]
-    for _ in range(2):
-        append_eos(tokenizer, source="here")
-        assert tokenizer("1, 2")["input_ids"] == [*bare, 2]
-    tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="tokenizer of here: expected an end token"):
-        append_eos(tokenizer, source="here")
 
 
 def test_a_row_gives_the_pooling_that_a_plain_folder_lacks(
