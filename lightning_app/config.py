@@ -127,28 +127,78 @@ class TrainConfig(Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(Plain):
-    """Merge checkpoints of one base into one sentence-transformers folder."""
+    """Merge checkpoints of one base into one model folder (or adapters into one adapter), or search how to."""
 
-    method: str
-    """linear (a soup), slerp (two inputs, along the arc), karcher (the spherical mean of many)."""
-    inputs: tuple[str, ...]
-    """The checkpoints: names of BACKBONES, model folders, or adapter folders (stages of a run)."""
+    method: str | None = None
+    """linear (a soup), slerp (two inputs, along the arc), karcher (the spherical mean of many), ties, model_stock, ...: a row of METHODS."""
+    inputs: tuple[str, ...] = ()
+    """The checkpoints: names of BACKBONES, model folders, adapter folders (stages of a run), or Lightning .ckpt files."""
     output: str
     """Folder to write."""
+    recipe: str | None = None
+    """A YAML recipe, ours or mergekit's, instead of --method and --inputs."""
     base: str | None = None
     """The model that the inputs were trained from. Among the inputs of slerp it is the t = 0 end."""
     t: float | None = None
     """Of slerp and of linear with two inputs: 0 is the first input, 1 the second."""
     weights: tuple[float, ...] = ()
-    """One weight an input. Default: equal."""
+    """One weight an input. Default: equal, or 1 each for methods that add task vectors."""
+    ema: float | None = None
+    """Weights of an exponential moving average over the inputs in their order, with this decay, instead of --weights."""
     space: Literal["task_vector", "weight"] | None = None
     """Merge differences from the base, or the weights themselves. Default: task_vector if the base is known and no input."""
+    granularity: Literal["tensor", "row", "layer", "model"] = "tensor"
+    """What has angles and coefficients of its own."""
     norm: Literal["interpolate", "base", "geometric"] = "interpolate"
     """Norm of a spherical result."""
     antipodal: Literal["error", "linear", "base"] = "error"
     """What to do when two inputs point in opposite directions."""
+    scale: float | None = None
+    """Factor of the merged task vector (mergekit's lambda)."""
+    density: tuple[float, ...] = ()
+    """Share of elements that sparse methods keep: one number, or one an input."""
+    gamma: tuple[float, ...] = ()
+    """Share of the largest elements that breadcrumbs drop: one number, or one an input."""
+    epsilon: tuple[float, ...] = ()
+    """Half the spread of DELLA's keep probabilities: one number, or one an input."""
+    normalize: bool | None = None
+    """Divide by the sum of the weights that took part. Default: the method's."""
+    rescale: bool | None = None
+    """Bring sparse task vectors back to their size. Default: the method's."""
+    select_topk: float | None = None
+    """Share of elements that sce keeps."""
+    seed: int = 0
+    """Seed of random masks and of the search."""
+    extrapolate: bool = False
+    """Allow t outside [0, 1] and negative weights."""
+    compat: Literal["mergekit"] | None = None
+    """Use mergekit's formulas in place of ours."""
+    adapter: bool = False
+    """Write a PEFT adapter: the inputs are adapters of one base, and no dense weights are built."""
+    rank: int | None = None
+    """With --adapter: rank of the result; default: exact, the sum of the inputs' ranks."""
+    search: Literal["silhouette"] | None = None
+    """Search t or the weights: the best separation (selection suite) that keeps at least --retention (broad suite)."""
+    retention: float = 0.9
+    """With --search: the least retention of the base's geometry."""
+    evaluations: int = 40
+    """With --search: how many candidates to score at most."""
+    strategy: Literal["auto", "grid", "greedy", "evolve"] = "auto"
+    """With --search: a grid refined by golden section, a greedy soup, or an evolution of t over the layers."""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
+    """Of the result. Default: the base's, or the first input's."""
+    shard_size: str = "5GB"
+    """Largest weight file."""
     memory: str = "2GiB"
     """Largest working set."""
+    threads: int | None = None
+    """Workers. Default: one a processor."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to compute."""
+    lightning_checkpoints: bool = False
+    """Read Lightning .ckpt files among the inputs (weights only; they need --base)."""
+    plan: bool = False
+    """Print what would be read, computed and written, and stop."""
     overwrite: bool = False
     """Replace what is in --output."""
     offline: bool = False

@@ -1,16 +1,21 @@
-"""The merge command: names to folders, then one call of the engine. Imports neither lightning nor a model class."""
+"""The merge command: names to folders, then one call of the engine. Imports neither lightning nor a model class.
 
-import re
+SHA-256 of the inputs is the largest single cost of a merge of files: it starts before torch is imported.
+"""
+
+import json
 from pathlib import Path
 from typing import Any
 
 from lightning_app.config import MergeConfig
-from merging.engine import merge_checkpoints
+from lightning_app.sizes import bytes_of
 from merging.methods import find_method
+from storage.hashing import FileHashes
 from storage.json_file import read_json
 from storage.lock import folder_lock
+from storage.manifest import weight_files
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+PER_INPUT = ("density", "gamma", "epsilon")
 
 
 def merge(config: MergeConfig) -> dict[str, Any]:
@@ -19,46 +24,184 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     Raises:
         ValueError: what was asked is not possible; nothing has been written.
     """
-    find_method(config.method)
-    memory = bytes_of(config.memory)
-    base = None if config.base is None else _folder(config.base, config)
-    inputs = [_folder(name, config) for name in config.inputs]
+    _refuse_contradictions(config)
+    arguments = _arguments(config)
+    resources = {
+        "memory": bytes_of("--memory", config.memory),
+        "shard_bytes": bytes_of("--shard-size", config.shard_size),
+        "threads": config.threads,
+        "device": config.device,
+        "overwrite": config.overwrite,
+    }
+    hashes = FileHashes()
+    if config.recipe is None:
+        arguments["base"] = None if config.base is None else _located(config.base, config)
+        arguments["inputs"] = [_located(name, config) for name in config.inputs]
+        hashes.start(_files([*arguments["inputs"], *([arguments["base"]] if arguments["base"] else [])]))
     output = Path(config.output)
+    try:
+        if config.plan:
+            return _plan(config, arguments, resources, hashes)
+        _refuse_strange_output(config, output)
+        with folder_lock(output):
+            report = _carry_out(config, arguments, resources, hashes)
+    finally:
+        hashes.stop()
+    return {"output": config.output, "method": report["method"], **report.get("summary", {})}
+
+
+def _carry_out(
+    config: MergeConfig, arguments: dict[str, Any], resources: dict[str, Any], hashes: FileHashes
+) -> dict[str, Any]:
+    """Call what the flags ask for."""
+    from lightning_app.merge_progress import showing_bytes, showing_tensors
+
+    if config.search is not None:
+        from lightning_app.searching import search_merge
+
+        given = {key: arguments.pop(key) for key in ("inputs", "method", "base", "seed")}
+        return search_merge(
+            **given,
+            output=config.output,
+            base_name=config.base,
+            retention=config.retention,
+            evaluations=config.evaluations,
+            strategy=config.strategy,
+            device=resources.pop("device"),
+            merge=arguments,
+            write=resources,
+            complete=complete_tokenizer,
+        )
+    if config.adapter:
+        from merging.lora_space import merge_adapters
+
+        chosen = {key: arguments[key] for key in arguments if key not in NOT_FOR_ADAPTERS}
+        with showing_tensors() as progress:
+            return merge_adapters(
+                output=config.output, rank=config.rank, overwrite=config.overwrite, progress=progress, **chosen
+            )
+    with showing_bytes() as progress:
+        if config.recipe is not None:
+            from lightning_app.recipes import run_recipe
+
+            return run_recipe(
+                config.recipe,
+                config.output,
+                locate=lambda name, revision: _located(name, config, revision),
+                compat=config.compat,
+                progress=progress,
+                complete=complete_tokenizer,
+                **resources,
+            )
+        from merging.engine import merge_checkpoints
+
+        return merge_checkpoints(
+            output=config.output, progress=progress, complete=complete_tokenizer, hashes=hashes, **arguments, **resources
+        )
+
+
+NOT_FOR_ADAPTERS = ("space", "granularity", "compat", "dtype", "lightning_checkpoints")
+
+
+def _plan(
+    config: MergeConfig, arguments: dict[str, Any], resources: dict[str, Any], hashes: FileHashes
+) -> dict[str, Any]:
+    """Print the plan as JSON on stdout (unless ``--json`` does), and return it."""
+    if config.recipe is not None:
+        from lightning_app.recipes import plan_recipe
+
+        plans = plan_recipe(
+            config.recipe,
+            config.output,
+            locate=lambda name, revision: _located(name, config, revision),
+            compat=config.compat,
+            **resources,
+        )
+        described: dict[str, Any] = {"documents": [plan.describe() for plan in plans]}
+    else:
+        from merging.plan import plan_merge
+        from merging.request import Request, settings_of
+
+        told = {key: arguments.pop(key) for key in TOLD if key in arguments}
+        settings = settings_of(None, inputs=len(arguments["inputs"]), **told)
+        plan = plan_merge(Request(settings=settings, **arguments), config.output, hashes=hashes, **resources)
+        described = plan.describe()
+    if not config.json:
+        print(json.dumps(described, indent=2))
+    return described
+
+
+TOLD = ("t", "weights", "scale", "normalize", "rescale", "select_topk", *PER_INPUT)
+
+
+def _arguments(config: MergeConfig) -> dict[str, Any]:
+    """The arguments of ``merge_checkpoints`` that the flags give, without the models."""
+    each = {key: getattr(config, key) for key in PER_INPUT}
+    return {
+        "method": config.method,
+        "t": config.t,
+        "weights": _weights(config),
+        "space": config.space,
+        "granularity": config.granularity,
+        "norm": config.norm,
+        "antipodal": config.antipodal,
+        "scale": config.scale,
+        **{key: values[0] if len(values) == 1 else values or None for key, values in each.items()},
+        "normalize": config.normalize,
+        "rescale": config.rescale,
+        "select_topk": config.select_topk,
+        "seed": config.seed,
+        "extrapolate": config.extrapolate,
+        "compat": config.compat,
+        "dtype": config.dtype,
+        "lightning_checkpoints": config.lightning_checkpoints,
+    }
+
+
+def _weights(config: MergeConfig) -> tuple[float, ...] | None:
+    """``--weights``, or those of an exponential moving average: the k-th of n has (1 - d) d^(n - k), the first d^(n - 1)."""
+    if config.ema is None:
+        return config.weights or None
+    if config.weights or config.t is not None:
+        raise ValueError("--ema: expected neither --weights nor --t beside it, got one; leave it out")
+    if not 0 <= config.ema < 1:
+        raise ValueError(f"--ema: expected a decay in [0, 1), got {config.ema}; 0.9 is common")
+    n, d = len(config.inputs), config.ema
+    return tuple((1 - d if k else 1.0) * d ** (n - 1 - k) for k in range(n))
+
+
+def _refuse_contradictions(config: MergeConfig) -> None:
+    """Refuse flags that exclude each other, before anything is opened."""
+    if config.recipe is not None:
+        for flag in ("method", "inputs", "base", "search", "adapter", "t", "weights", "ema"):
+            if getattr(config, flag):
+                raise ValueError(f"--{flag}: expected it to stand in the recipe, got it beside --recipe; leave it out")
+        return
+    if config.method is None:
+        raise ValueError("--method: expected a method or --recipe FILE, got neither; see python merge.py --help")
+    find_method(config.method)
+    if config.rank is not None and not config.adapter:
+        raise ValueError("--rank: expected --adapter beside it, got no --adapter; add it or leave --rank out")
+    if config.adapter and config.search is not None:
+        raise ValueError("--adapter: expected no --search beside it, got both; search first, then merge with its weights")
+    if config.adapter and config.plan:
+        raise ValueError("--plan: expected a merge of whole models, got --adapter; an adapter takes seconds: leave it out")
+
+
+def _refuse_strange_output(config: MergeConfig, output: Path) -> None:
     if config.overwrite and output.is_dir() and any(output.iterdir()) and not (output / "merge.json").is_file():
         raise ValueError(
             f"--overwrite {output}: expected an earlier merge (merge.json), got another folder; choose a new --output"
         )
-    with folder_lock(output):
-        report = merge_checkpoints(
-            inputs,
-            config.output,
-            method=config.method,
-            base=base,
-            weights=config.weights or None,
-            t=config.t,
-            space=config.space,
-            norm=config.norm,
-            antipodal=config.antipodal,
-            memory=memory,
-            overwrite=config.overwrite,
-            complete=_complete_tokenizer,
-        )
-    return {"output": config.output, "method": config.method, **report.get("summary", {})}
 
 
-def bytes_of(size: str) -> int:
-    """``"2GiB"``, ``"500M"`` or a number of bytes.
-
-    >>> bytes_of("2GiB")
-    2147483648
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", size.strip(), re.IGNORECASE)
-    if match is None:
-        raise ValueError(f"--memory: expected a size such as 2GiB or 500MiB, got {size!r}")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+def _files(folders: list[Path]) -> list[Path]:
+    """Weight files to hash, as the engine will ask for them."""
+    files = [path for folder in folders for path in ([folder] if folder.is_file() else weight_files(folder).values())]
+    return [path.resolve() for path in files]
 
 
-def _complete_tokenizer(folder: Path) -> None:
+def complete_tokenizer(folder: Path) -> None:
     """Where the last token is the embedding, load and save the model's tokenizer, which adds the end token it asks for.
 
     transformers 5 ignores ``add_eos_token``; only such a model costs the import of a model class.
@@ -68,15 +211,15 @@ def _complete_tokenizer(folder: Path) -> None:
         return
     told = read_json(pooling)
     if told.get("pooling_mode_lasttoken") or told.get("pooling_mode") == "lasttoken":
-        from models.end_token import complete_tokenizer
+        from models.end_token import complete_tokenizer as complete
 
-        complete_tokenizer(folder)
+        complete(folder)
 
 
-def _folder(name: str, config: MergeConfig) -> Path:
-    """A folder as it is; the name of a backbone or a hub id through the models package, which is imported only then."""
-    if Path(name).is_dir():
+def _located(name: str, config: MergeConfig, revision: str | None = None) -> Path:
+    """A path as it is; the name of a backbone or a hub id through the models package, which is imported only then."""
+    if Path(name).exists():
         return Path(name)
     from models.locate import base_folder
 
-    return base_folder(name, cache=config.cache, offline=config.offline)
+    return base_folder(name, cache=config.cache, offline=config.offline, revision=revision)

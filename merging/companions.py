@@ -1,4 +1,4 @@
-"""What surrounds the weights of a model folder: tokenizer, configuration, modules, prompts.
+"""What surrounds the weights of a model folder: tokenizer, configuration, modules, prompts, code that it names.
 
 It is carried over to the merged folder.  Weights in any format stay behind, since they would be the old
 ones, and so do the README and the records of an earlier merge, since they speak of another model.
@@ -6,7 +6,9 @@ ones, and so do the README and the records of an earlier merge, since they speak
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 WEIGHT_ENDINGS = (
@@ -20,9 +22,9 @@ RECORDS = ("README.md", "merge.json", "manifest.json")
 
 
 def companion_files(folder: Path) -> list[str]:
-    """Return the relative names of the files to carry over, in order."""
+    """Return the relative names of the files to carry over, in order; linked files and folders count as their own."""
     names = []
-    for path in folder.rglob("*"):
+    for path in _files_under(folder):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith(".") for part in parts)
         if not path.is_file() or hidden or path.name.endswith(WEIGHT_ENDINGS):
@@ -38,3 +40,12 @@ def copy_companions(source: Path, target: Path) -> None:
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, copy)
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in those below it, linked ones included; a link back up is not followed."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        above = {here.resolve(), *here.resolve().parents}
+        folders[:] = [name for name in folders if (here / name).resolve() not in above]
+        yield from (here / name for name in files)

@@ -1,133 +1,217 @@
-"""``merge_checkpoints``: folders in, one folder out, a tensor at a time.
+"""``merge_checkpoints``: folders in, one folder out.
 
-Headers -> plan -> for each tensor Gram, coefficients, weighted sum -> a folder built beside its name and
-renamed once.  Memory does not grow with the model: one tensor of each input at most, or chunks of them.
+Headers -> plan -> windows of tensors: Gram, coefficients, weighted sum -> a folder built beside its name and
+renamed once.  Memory does not grow with the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from merging.card import front_matter_of, model_card
 from merging.companions import copy_companions
-from merging.group import MergedTensor, merge_tensor
-from merging.plan import MergePlan, PathLike, plan_merge
-from merging.report import TensorRecord, merge_report
-from merging.rule import Number
-from merging.sources import SINGLE
-from storage.atomic import building_folder
+from merging.output import WeightWriters
+from merging.plan import MergePlan, plan_merge
+from merging.report import merge_report
+from merging.request import Input, PathLike, Request, settings_of
+from merging.schedule import Settings
+from merging.sources import Checkpoint
+from merging.task import Task
+from merging.windows import MEMORY, Outcome, merge_tasks
+from storage.atomic import building_folder, write_text
+from storage.hashing import FileHashes
 from storage.json_file import write_json
-from storage.manifest import write_manifest
-from storage.tensor_file import Entry, TensorFileWriter, bytes_of, dtype_code
-
-MEMORY = 2 * 2**30
-"""Bytes of a tensor's inputs that may be held at once."""
+from storage.manifest import weight_files, write_manifest
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes written, bytes in total) after every tensor."""
+"""Called with (bytes written, bytes in total) after every piece."""
 
 Complete = Callable[[Path], None]
 """Called with the folder that is being built, before its record and manifest are written."""
 
 
 def merge_checkpoints(
-    inputs: Sequence[PathLike],
+    inputs: Sequence[Input],
     output: PathLike,
     *,
     method: str,
     base: PathLike | None = None,
-    weights: Sequence[Number] | None = None,
-    t: Number | None = None,
+    weights: Sequence[Any] | None = None,
+    t: Any = None,
     space: str | None = None,
+    granularity: str = "tensor",
     norm: str = "interpolate",
     antipodal: str = "error",
+    scale: Any = None,
+    density: Any = None,
+    gamma: Any = None,
+    epsilon: Any = None,
+    normalize: Any = None,
+    rescale: Any = None,
+    select_topk: Any = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+    extrapolate: bool = False,
+    compat: str | None = None,
+    dtype: str | None = None,
+    companions: PathLike | None = None,
+    lightning_checkpoints: bool = False,
+    shard_bytes: int | None = None,
     memory: int = MEMORY,
+    threads: int | None = None,
+    device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
     complete: Complete | None = None,
+    recipe: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    hashes: FileHashes | None = None,
 ) -> dict[str, Any]:
     """Merge model folders and adapters into one model folder, and return the content of its merge.json.
 
+    A parameter that is a number may be a schedule as in mergekit's recipes: a list of numbers is a gradient over
+    the layers, a list of ``{filter, value}`` speaks of tensors by parts of their names.
+
     Args:
         inputs: folders of sentence-transformers models, of transformers models, or of PEFT LoRA adapters,
-            which are folded into their base on the fly.
+            which are folded into their base on the fly; or pairs (model, adapter).
         output: the folder to write; it appears whole or not at all.
         method: a name of ``METHODS``.
         base: the model that the inputs were trained from; by default the one that all adapters name.
             Task vectors are taken from it, and tokenizer, configuration and modules come from it.
-        weights: one per input, scaled to sum 1; equal by default.
+        weights: one per input, scaled to sum 1 where the method averages; equal by default.
         t: position between two inputs, in [0, 1]; 0 is the base if it is an input, else the first.
         space: ``task_vector`` (differences from the base) or ``weight``; by default the former when a base is
             known and is no input itself.
+        granularity: what has an angle of its own: ``tensor``, ``row``, ``layer`` or ``model``.
         norm: length of a spherical result: ``interpolate``, ``base`` or ``geometric``.
         antipodal: for opposite inputs: ``error``, ``linear`` or ``base``.
-        memory: bytes of one tensor's inputs to hold between the passes; beyond it they are read twice.
+        scale: factor of the merged task vector (mergekit's ``lambda``).
+        density: share of elements that sparse methods keep, in [0, 1]; one number or one per input.
+        gamma: share of the largest elements that breadcrumbs drop; one number or one per input.
+        epsilon: half the spread of DELLA's keep probabilities; one number or one per input.
+        normalize: divide by the sum of the weights that took part.
+        rescale: bring sparse task vectors back to their size.
+        select_topk: share of elements that SCE keeps, in [0, 1].
+        seed: of random masks.
+        settings: all of the parameters above from ``weights`` to ``select_topk``, as a recipe gives them.
+        extrapolate: allow t outside [0, 1] and negative weights.
+        compat: ``mergekit`` for its formulas in place of ours.
+        dtype: of the result: ``float32``, ``bfloat16``, ``float16`` or ``float64``; by default the base's or the
+            first input's.
+        companions: the folder whose tokenizer and configuration the result has; by default the base's.
+        lightning_checkpoints: read ``.ckpt`` files among the inputs.
+        shard_bytes: largest weight file; 5 GB by default.
+        memory: bytes that the inputs may take up at once.
+        threads: workers; by default one per processor.
+        device: ``cpu`` or ``cuda``.
         overwrite: replace an output folder that exists.
         progress: called with (bytes written, bytes in total).
-        complete: called with the folder when the companions of the weights (tokenizer, modules) are in it, to change them.
+        complete: called with the folder when the companions of the weights are in it, to change them.
+        recipe: the text of the recipe, for the model card.
+        extra: further entries of merge.json.
+        hashes: SHA-256 that were begun earlier.
 
     Raises:
         ValueError: a mistake in what was asked or a checkpoint that cannot be merged; nothing is left under
             ``output``.  The message says what was expected, what came and what to do, in one line.
     """
-    plan = plan_merge(
-        inputs,
-        output,
+    chosen = settings_of(
+        settings,
+        t=t,
+        weights=weights,
+        scale=scale,
+        density=density,
+        gamma=gamma,
+        epsilon=epsilon,
+        normalize=normalize,
+        rescale=rescale,
+        select_topk=select_topk,
+        inputs=len(inputs),
+    )
+    request = Request(
+        inputs=inputs,
         method=method,
         base=base,
-        weights=weights,
-        t=t,
+        settings=chosen,
         space=space,
+        granularity=granularity,
         norm=norm,
         antipodal=antipodal,
-        memory=memory,
-        overwrite=overwrite,
+        seed=seed,
+        extrapolate=extrapolate,
+        compat=compat,
+        dtype=dtype,
+        companions=companions,
+        lightning_checkpoints=lightning_checkpoints,
     )
-    with building_folder(plan.output, overwrite=overwrite) as folder:
-        copy_companions(plan.donor.folder, folder)
+    plan = plan_merge(
+        request,
+        output,
+        shard_bytes=shard_bytes,
+        memory=memory,
+        threads=threads,
+        device=device,
+        overwrite=overwrite,
+        hashes=hashes,
+    )
+    return carry_out(plan, progress=progress, complete=complete, recipe=recipe, extra=extra)
+
+
+def carry_out(
+    plan: MergePlan,
+    *,
+    progress: Progress | None = None,
+    complete: Complete | None = None,
+    recipe: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write what was planned, and return the content of merge.json."""
+    files = [path for model in (*plan.inputs, *([plan.base] if plan.base else [])) for path in _weights_of(model)]
+    plan.desk.hashes.start(files)
+    with building_folder(plan.output, overwrite=plan.overwrite) as folder:
+        copy_companions(plan.companions, folder)
         if complete is not None:
             complete(folder)
-        records = _write_weights(plan, folder, progress)
-        report = merge_report(plan, records)
+        writers = WeightWriters(folder, plan.files)
+        with writers:
+            outcomes = _merge(plan, writers, progress)
+        report = merge_report(plan, outcomes) | dict(extra or {})
         write_json(folder / "merge.json", report)
-        write_manifest(folder, kind="merge")
+        card = plan.companions / "README.md"
+        front = front_matter_of(card.read_text(errors="replace")) if card.is_file() else {}
+        write_text(folder / "README.md", model_card(report, recipe, front, name=plan.output.name))
+        write_manifest(folder, known=writers.hashes, kind="merge")
     return report
 
 
-def _write_weights(plan: MergePlan, folder: Path, progress: Progress | None) -> dict[str, TensorRecord]:
-    """Write one safetensors file a module, and return what the report needs of each tensor."""
-    records: dict[str, TensorRecord] = {}
+def _merge(plan: MergePlan, writers: WeightWriters, progress: Progress | None) -> list[Outcome]:
     done = 0
-    for module, group in groupby(plan.donor.tensors, key=_module_of):
-        names = list(group)
-        entries = [_entry(plan, name, module) for name in names]
-        (folder / module).mkdir(parents=True, exist_ok=True)
-        with TensorFileWriter(folder / module / SINGLE, entries, {"format": "pt"}) as writer:
-            for name, entry in zip(names, entries, strict=True):
-                merged = _merge_one(plan, name)
-                offset = 0
-                for data in map(bytes_of, merged.chunks()):
-                    writer.write(entry.name, data, offset)
-                    offset += len(data)
-                records[name] = TensorRecord.of(merged)
-                done += entry.bytes
-                if progress is not None:
-                    progress(done, plan.bytes)
-    return records
+
+    def keep(task: Task, first: int, values: Any) -> None:
+        writers.keep(task.name, first, values)
+
+    def after_piece(written: int) -> None:
+        nonlocal done
+        done += written
+        if progress is not None:
+            progress(done, plan.bytes)
+
+    return merge_tasks(
+        plan.tasks,
+        keep,
+        memory=plan.memory,
+        threads=plan.threads,
+        after_piece=after_piece,
+        after_window=writers.advance,
+    )
 
 
-def _merge_one(plan: MergePlan, name: str) -> MergedTensor:
-    base = None if plan.base is None else plan.base.tensors[name]
-    return merge_tensor(name, [model.tensors[name] for model in plan.inputs], base, plan.rule, plan.memory)
-
-
-def _module_of(name: str) -> str:
-    """Return the folder of a tensor's module: what stands before the last slash."""
-    return name.rpartition("/")[0]
-
-
-def _entry(plan: MergePlan, name: str, module: str) -> Entry:
-    source = plan.donor.tensors[name]
-    return Entry(name.removeprefix(f"{module}/"), dtype_code(source.dtype), source.shape)
+def _weights_of(model: Checkpoint) -> list[Path]:
+    own = Path(model.path)
+    if own.is_file():
+        return [own.resolve(), *(path.resolve() for path in weight_files(model.folder).values())]
+    folders = dict.fromkeys((own, model.folder))
+    return [path.resolve() for folder in folders for path in weight_files(folder).values()]

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from merging.adapter import base_of, is_adapter, open_adapter
+import torch
+
 from merging.agreement import refuse_disagreement
 from merging.companions import companion_files
 from merging.methods import find_method
-from merging.rule import Number, Rule, settle_rule
-from merging.sources import Checkpoint, open_model
+from merging.opening import Desk
+from merging.output import SHARD_BYTES, WeightFile, layout
+from merging.pieces import CHUNK
+from merging.request import PathLike, Request
+from merging.rule import Rule
+from merging.schedule import layer_count
+from merging.sources import Checkpoint
+from merging.task import Task
+from merging.tied import says_tied
+from merging.windows import MEMORY, arena_bytes, windows_of
 from storage.atomic import refuse_existing
-from storage.json_file import read_json
-from storage.manifest import MANIFEST, fingerprint_of, weight_hashes
+from storage.hashing import FileHashes
 
-PathLike = str | os.PathLike[str]
+CONSTANT = 300 * 10**6
+"""Bytes that Python, torch and the headers take up at most, beside the budget."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,136 +41,176 @@ class MergePlan:
     inputs: tuple[Checkpoint, ...]
     base: Checkpoint | None
     donor: Checkpoint
-    """Whose companions, file layout and dtypes the result has: the base, or else the first input."""
-    hashes: dict[Path, dict[str, str]]
-    """SHA-256 of the weight files of every folder that is read, by resolved folder and name."""
+    """Whose file layout and dtypes the result has: the base, or else the first input."""
+    companions: Path
+    """The folder whose tokenizer, configuration and modules the result has."""
+    tasks: tuple[Task, ...]
+    files: tuple[WeightFile, ...]
+    notes: tuple[str, ...]
+    desk: Desk
     output: Path
     overwrite: bool
     memory: int
+    threads: int | None
+    device: str
 
     @property
     def bytes(self) -> int:
         """Bytes of weights that will be written."""
-        return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in self.donor.tensors.values())
+        return sum(entry.bytes for file in self.files for entry in file.entries.values())
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of weights that will be read from the inputs and the base, once each."""
+        sources = {id(source): source for task in self.tasks for source in task.sources}
+        return sum(math.prod(source.shape) * source.dtype.itemsize for source in sources.values())
+
+    def describe(self) -> dict[str, Any]:
+        """Return what would be read, computed and written, in plain values."""
+        rule = self.rule
+        arena = arena_bytes(self.memory, len(self.inputs), self.threads or 1)
+        windows = list(windows_of(self.tasks, arena))
+        twice = [w.tasks[0].name for w in windows if not w.bytes and len(w.tasks) == 1 and w.tasks[0].elements]
+        whole = rule.granularity in ("layer", "model")
+        return {
+            "method": rule.method.name,
+            "space": rule.space,
+            "granularity": rule.granularity,
+            "parameters": rule.settings.plain(),
+            "inputs": [{"path": model.path, "kind": model.kind} for model in self.inputs],
+            "base": None if self.base is None else self.base.path,
+            "tensors": len(self.tasks),
+            "elements": sum(task.elements for task in self.tasks),
+            "windows": len(windows),
+            "read_twice": len(self.tasks) if whole else len(twice),
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes,
+            "peak_memory": min(self.memory, self._working_set(windows)) + CONSTANT,
+            "output": str(self.output),
+            "files": {file.path: sum(entry.bytes for entry in file.entries.values()) for file in self.files},
+            "companions": companion_files(self.companions),
+            "notes": list(self.notes),
+        }
+
+    def _working_set(self, windows: Sequence[Any]) -> int:
+        chunks = (self.threads or 1) * (2 * len(self.inputs) + 4) * CHUNK * torch.float64.itemsize
+        return max((window.bytes for window in windows), default=0) + chunks
 
 
 def plan_merge(
-    inputs: Sequence[PathLike],
+    request: Request,
     output: PathLike,
     *,
-    method: str,
-    base: PathLike | None,
-    weights: Sequence[Number] | None,
-    t: Number | None,
-    space: str | None,
-    norm: str,
-    antipodal: str,
-    memory: int,
-    overwrite: bool,
+    shard_bytes: int | None = None,
+    memory: int = MEMORY,
+    threads: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    hashes: FileHashes | None = None,
 ) -> MergePlan:
     """Open every input by its headers, settle the parameters and check them against each other.
 
     Raises:
         ValueError: anything that can be known to be wrong without reading tensors; see ``merge_checkpoints``.
     """
-    find_method(method)
-    if memory <= 0:
-        raise ValueError(f"--memory: expected a positive number of bytes, got {memory}; leave it out for 2 GiB")
-    if not inputs:
-        raise ValueError("--inputs: expected at least 2 models, got none; add --inputs")
-    desk = _Desk()
-    opened, known_base = desk.open_all(inputs, base)
-    _check_output(Path(output), overwrite, [*opened, *([known_base] if known_base else [])])
-    base_index = desk.index_of_base(opened, known_base)
-    rule = settle_rule(
-        method,
-        inputs=len(opened),
-        has_base=known_base is not None,
-        base_index=base_index,
-        weights=weights,
-        t=t,
-        space=space,
-        norm=norm,
-        antipodal=antipodal,
+    _check_resources(memory, threads, shard_bytes, device)
+    desk = Desk(hashes or FileHashes(), request.lightning_checkpoints)
+    opened, base, rule, notes, names = open_models(request, desk)
+    models = [*opened, *([base] if base else [])]
+    _check_output(Path(output), overwrite, models)
+    donor = base or opened[0]
+    tasks = tasks_of(request, rule, opened, base, names)
+    dtypes = {task.name: task.dtype for task in tasks}
+    kept = Checkpoint(
+        donor.path, donor.kind, donor.folder, {name: donor.tensors[name] for name in names}, donor.transformer
     )
-    models = [known_base, *opened] if known_base else opened
-    refuse_disagreement([model.path for model in models], [model.tensors for model in models])
     plan = MergePlan(
         rule=rule,
         inputs=tuple(opened),
-        base=known_base,
-        donor=known_base or opened[0],
-        hashes=desk.hash_all(models),
+        base=base,
+        donor=donor,
+        companions=Path(request.companions) if request.companions is not None else donor.folder,
+        tasks=tasks,
+        files=tuple(layout(kept, dtypes, shard_bytes or SHARD_BYTES)),
+        notes=notes,
+        desk=desk,
         output=Path(output),
         overwrite=overwrite,
         memory=memory,
+        threads=threads,
+        device=device,
     )
     _check_disk(plan)
     return plan
 
 
-@dataclass(frozen=True)
-class _Desk:
-    """What has been opened and hashed so far, so that a base shared by many adapters is read once."""
+def open_models(
+    request: Request, desk: Desk
+) -> tuple[list[Checkpoint], Checkpoint | None, Rule, tuple[str, ...], list[str]]:
+    """Return the inputs, the base, the rule, notes for the report, and the names of the tensors to merge."""
+    find_method(request.method)
+    if not request.inputs:
+        raise ValueError("--inputs: expected at least 1 model, got none; add --inputs")
+    opened, base = desk.open_all(request.inputs, request.base)
+    models = [*([base] if base else []), *opened]
+    names = list(models[0].tensors)
+    rule = request.rule(
+        inputs=len(opened),
+        has_base=base is not None,
+        base_index=desk.index_of_base(opened, base),
+        layers=layer_count(names),
+    )
+    agreement = refuse_disagreement(
+        [model.path for model in models], [model.tensors for model in models], [says_tied(model) for model in models]
+    )
+    names = list(agreement.kept(models[0].tensors))
+    idle = request.settings.idle_filters(names)
+    if idle:
+        raise ValueError(
+            f"filter {idle[0]!r}: expected a part of a tensor's name, got one that fits none of {len(names)} "
+            f"(such as {names[0]}); correct it"
+        )
+    notes = [*agreement.notes, *(note for model in models for note in model.notes)]
+    return opened, base, rule, tuple(dict.fromkeys(notes)), names
 
-    models: dict[Path, Checkpoint] = field(default_factory=dict)
-    hashes: dict[Path, dict[str, str]] = field(default_factory=dict)
 
-    def open_all(self, inputs: Sequence[PathLike], base: PathLike | None) -> tuple[list[Checkpoint], Checkpoint | None]:
-        """Return the inputs, and the base: the one given, or the one that all adapters name."""
-        if base is not None and Path(base).is_dir() and is_adapter(base):
-            raise ValueError(f"--base {os.fspath(base)}: expected a whole model, got an adapter; give its base")
-        known = self.model(base) if base is not None else None
-        opened = [self.adapter(path, known) if is_adapter(path) else self.model(path) for path in inputs]
-        bases = {model.base.folder.resolve(): model.base for model in opened if model.base is not None}
-        if known is None and len(bases) == 1:
-            known = next(iter(bases.values()))
-        return opened, known
+def tasks_of(
+    request: Request, rule: Rule, inputs: Sequence[Checkpoint], base: Checkpoint | None, names: Sequence[str]
+) -> tuple[Task, ...]:
+    """Return a task for each tensor, in the order of the donor's files."""
+    if request.dtype is not None and request.dtype not in DTYPES:
+        raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {request.dtype!r}; choose one of them")
+    donor: Mapping[str, Any] = (base or inputs[0]).tensors
+    constant = rule.at("") if rule.is_constant else None
 
-    def model(self, path: PathLike) -> Checkpoint:
-        key = Path(path).resolve()
-        if key not in self.models:
-            self.models[key] = open_model(path)
-        return self.models[key]
+    def dtype_of(name: str) -> torch.dtype:
+        own: torch.dtype = donor[name].dtype
+        return DTYPES[request.dtype] if request.dtype is not None and own.is_floating_point else own
 
-    def adapter(self, path: PathLike, base: Checkpoint | None) -> Checkpoint:
-        into = base or self.model(base_of(path))
-        self._refuse_foreign_base(Path(path), into)
-        return open_adapter(path, into)
+    return tuple(
+        Task(
+            name=name,
+            inputs=tuple(model.tensors[name] for model in inputs),
+            base=None if base is None else base.tensors[name],
+            rule=rule,
+            told=constant or rule.at(name),
+            dtype=dtype_of(name),
+        )
+        for name in names
+    )
 
-    def hashes_of(self, folder: Path) -> dict[str, str]:
-        key = folder.resolve()
-        if key not in self.hashes:
-            self.hashes[key] = weight_hashes(folder)
-        return self.hashes[key]
 
-    def hash_all(self, models: Sequence[Checkpoint]) -> dict[Path, dict[str, str]]:
-        for model in models:
-            self.hashes_of(Path(model.path))
-            self.hashes_of(model.folder)
-        return self.hashes
-
-    def index_of_base(self, inputs: Sequence[Checkpoint], base: Checkpoint | None) -> int | None:
-        """Return which input is the base, by its place or by its content; None if none is."""
-        for index, model in enumerate(inputs):
-            if base is None or model.base is not None:
-                continue
-            if model is base or self.hashes_of(model.folder) == self.hashes_of(base.folder):
-                return index
-        return None
-
-    def _refuse_foreign_base(self, adapter: Path, base: Checkpoint) -> None:
-        """Compare the base with the fingerprint that training wrote beside the adapter, if it did."""
-        if not (adapter / MANIFEST).is_file():
-            return
-        recorded = read_json(adapter / MANIFEST).get("base") or {}
-        expected = recorded.get("fingerprint") if isinstance(recorded, dict) else None
-        got = fingerprint_of(self.hashes_of(base.folder))
-        if expected is not None and expected != got:
-            raise ValueError(
-                f"{adapter}: expected the base with fingerprint {str(expected)[:12]}, got {base.path} with {got[:12]}; "
-                "give the base that the adapter was trained on as --base"
-            )
+def _check_resources(memory: int, threads: int | None, shard_bytes: int | None, device: str) -> None:
+    if memory <= 0:
+        raise ValueError(f"--memory: expected a positive number of bytes, got {memory}; leave it out for 2 GiB")
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads: expected at least 1, got {threads}; leave it out for one per processor")
+    if shard_bytes is not None and shard_bytes <= 0:
+        raise ValueError(f"--shard-size: expected a positive number of bytes, got {shard_bytes}; leave it out for 5 GB")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device: expected cpu or cuda, got {device!r}; choose one of them")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: expected a CUDA device, got none; leave it out")
 
 
 def _check_output(output: Path, overwrite: bool, models: Sequence[Checkpoint]) -> None:
@@ -180,7 +231,7 @@ def _check_disk(plan: MergePlan) -> None:
     place = plan.output.absolute()
     while not place.exists():
         place = place.parent
-    folder = plan.donor.folder
+    folder = plan.companions
     needed = plan.bytes + sum((folder / name).stat().st_size for name in companion_files(folder))
     free = shutil.disk_usage(place).free
     if needed > free:

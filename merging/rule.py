@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from merging.methods import Method, find_method
+from merging.options import Antipodal, Norm, Options
+from merging.schedule import Settings
 
 Space = Literal["weight", "task_vector"]
-Norm = Literal["interpolate", "base", "geometric"]
-Antipodal = Literal["error", "linear", "base"]
+Granularity = Literal["tensor", "row", "layer", "model"]
 Number = int | float  # both named: what checks types at run time does not take an int for a float
+
+PER_INPUT = ("density", "gamma", "epsilon")
+"""Options with one value per input."""
+
+OPTIONS = tuple(field.name for field in fields(Options) if field.name not in ("norm", "antipodal", "seed"))
+"""Options that may differ from tensor to tensor."""
+
+
+@dataclass(frozen=True)
+class TensorRule:
+    """What one tensor is merged with."""
+
+    weights: tuple[float, ...]
+    """One per input; ``t`` arrives here as (1 - t, t)."""
+    options: Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,16 +36,135 @@ class Rule:
     """A method with every parameter settled."""
 
     method: Method
-    weights: tuple[float, ...]
-    """One per input, not negative, summing to 1; ``t`` arrives here as (1 - t, t)."""
-    t: float | None
-    """The position as it was asked for; None for methods told by weights."""
+    inputs: int
+    settings: Settings
+    """Parameters as they were asked for; ``at`` completes them for a tensor."""
+    layers: int
+    """Layers of the model, which gradients over layers are spread over."""
     space: Space
     """``task_vector``: inputs are taken as differences from the base; ``weight``: as they are."""
+    granularity: Granularity
+    """What has angles and coefficients of its own: a row, a tensor, a layer, or the whole model."""
     norm: Norm
     antipodal: Antipodal
     base_index: int | None
     """Which input is the base itself; None if none is."""
+    seed: int
+    extrapolate: bool
+    compat: bool
+    """Whether mergekit's formulas take the place of ours."""
+
+    def at(self, name: str) -> TensorRule:
+        """Return what tensor ``name`` is merged with.
+
+        Raises:
+            ValueError: a parameter the method does not take, or a value out of its range; the tensor is named
+                where the value depends on it.
+        """
+        asked = dict(self.settings.at(name, self.layers))
+        place = "" if self.is_constant else f" (tensor {name})"
+        for parameter in asked:
+            if parameter not in self.method.takes:
+                self._refuse_parameter(parameter)
+        options = Options(
+            norm=self.norm,
+            antipodal=self.antipodal,
+            seed=self.seed,
+            **(dict(self.method.defaults) | {key: _option(key, asked[key]) for key in OPTIONS if key in asked}),
+        )
+        self._check_options(options, place)
+        return TensorRule(self._weights(asked, options, place), options)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every tensor is told the same."""
+        parts = self.settings.slices
+        schedules = [
+            *(one for part in parts for one in part.shared.values()),
+            *(one for part in parts for each in part.per_input.values() for one in each if one is not None),
+        ]
+        entries = [entry for schedule in schedules for entry in schedule.entries]
+        return len(parts) == 1 and all(entry.filter is None and len(entry.knots) == 1 for entry in entries)
+
+    @property
+    def is_average(self) -> bool:
+        """Whether equal inputs are their own merge, so that they can be copied byte for byte."""
+        row = self.method
+        return row.kind == "coefficients" and row.weights_sum_to_one and row.name != "warp" and self.norm != "base"
+
+    def _weights(self, asked: Mapping[str, Any], options: Options, place: str) -> tuple[float, ...]:
+        t, weights = asked.get("t"), asked.get("weights")
+        if t is not None and weights is not None:
+            raise ValueError(
+                f"--t and --weights{place}: expected one of them, got both; t is the same as weights (1 - t, t)"
+            )
+        if weights is None and t is None and "weights" not in self.method.takes and "t" in self.method.takes:
+            t = 0.5
+        if t is not None:
+            return self._ends(float(t), place)
+        scaled = options.normalize if "normalize" in self.method.takes else True
+        return self._shares(weights, scaled=scaled and self.method.weights_sum_to_one, place=place)
+
+    def _ends(self, t: float, place: str) -> tuple[float, ...]:
+        if self.inputs != 2:
+            raise ValueError(
+                f"--t: {self.method.name} expected 2 models for a position between them, got {self.inputs}; "
+                "use --weights"
+            )
+        if not (math.isfinite(t) and (self.extrapolate or 0 <= t <= 1)):
+            raise ValueError(
+                f"--t{place}: expected a number in [0, 1], got {t:g}; 0 is the first model, 1 the second; "
+                "--extrapolate goes beyond them"
+            )
+        return (t, 1 - t) if self.base_index == 1 else (1 - t, t)
+
+    def _shares(self, weights: Sequence[float] | None, *, scaled: bool, place: str) -> tuple[float, ...]:
+        n = self.inputs
+        if weights is None:
+            return (1 / n,) * n if self.method.weights_sum_to_one else (1.0,) * n
+        if len(weights) != n:
+            raise ValueError(
+                f"--weights{place}: expected {n} numbers, one per input, got {len(weights)}; add or drop some"
+            )
+        signed = self.extrapolate or not self.method.weights_sum_to_one
+        if not all(math.isfinite(weight) and (signed or weight >= 0) for weight in weights):
+            raise ValueError(
+                f"--weights{place}: expected finite numbers that are not negative, got {list(weights)}; "
+                "correct them, or add --extrapolate"
+            )
+        total = sum(weights)
+        if scaled and not (math.isfinite(total) and total > 1e-12 * max(map(abs, weights), default=0)):
+            raise ValueError(
+                f"--weights{place}: expected a sum above zero, got {list(weights)}; make at least one positive"
+            )
+        return tuple(weight / total if scaled else float(weight) for weight in weights)
+
+    def _check_options(self, options: Options, place: str) -> None:
+        for key in PER_INPUT:
+            values = getattr(options, key)
+            if values and len(values) != self.inputs:
+                raise ValueError(
+                    f"--{key}{place}: expected {self.inputs} numbers, one per input, got {len(values)}; "
+                    "add or drop some"
+                )
+        if not math.isfinite(options.scale):
+            raise ValueError(f"--scale{place}: expected a finite number, got {options.scale}; correct it")
+        if self.method.kind == "elements":
+            from merging.sparse import check_options
+
+            try:
+                check_options(self.method.name, options)
+            except ValueError as error:
+                raise ValueError(f"{error}{place}") from None
+
+    def _refuse_parameter(self, parameter: str) -> None:
+        row = self.method
+        if parameter == "weights" and "t" in row.takes:
+            raise ValueError(f"--weights: {row.name} is told by --t, got weights; give --t in [0, 1]")
+        if parameter == "t" and "weights" in row.takes:
+            raise ValueError(f"--t: {row.name} is told by --weights, got t; give one weight per input")
+        known = ", ".join(sorted(row.takes)) or "none"
+        raise ValueError(f"--{parameter}: {row.name} takes {known}, got {parameter}; leave it out")
 
 
 def settle_rule(
@@ -38,11 +173,15 @@ def settle_rule(
     inputs: int,
     has_base: bool,
     base_index: int | None,
-    weights: Sequence[Number] | None,
-    t: Number | None,
-    space: str | None,
-    norm: str,
-    antipodal: str,
+    settings: Settings,
+    layers: int = 0,
+    space: str | None = None,
+    granularity: str = "tensor",
+    norm: str = "interpolate",
+    antipodal: str = "error",
+    seed: int = 0,
+    extrapolate: bool = False,
+    compat: str | None = None,
 ) -> Rule:
     """Check what was asked and fill in the defaults.
 
@@ -50,33 +189,51 @@ def settle_rule(
     is the t = 0 end: in task vectors its own delta is zero, and every method would quietly become linear.
 
     Raises:
-        ValueError: an unknown name (with the closest), too few or too many inputs, weights of the wrong
-            number or sign or with sum zero, t outside [0, 1], a space or policy that needs a base and has
-            none, or a parameter that the method does not take.
+        ValueError: an unknown name (with the closest), too few or too many inputs, a space or policy that
+            needs a base and has none, or a parameter that the method does not take.
     """
     row = find_method(method)
     _check_count(row, inputs)
-    settled_space = _settle_space(space, has_base, base_index)
+    if compat not in (None, "mergekit"):
+        raise ValueError(f"--compat: expected mergekit, got {compat!r}; leave it out for embarc's own formulas")
+    settled_space = _settle_space(row, space, has_base, base_index)
     chosen_norm = _one_of("--norm", norm, get_args(Norm))
     chosen_antipodal = _one_of("--antipodal", antipodal, get_args(Antipodal))
-    if chosen_norm != "interpolate" and not row.takes_norm:
+    chosen_granularity = _one_of("--granularity", granularity, get_args(Granularity))
+    if chosen_norm != "interpolate" and ("norm" not in row.takes or compat):
         raise ValueError(f"--norm: {row.name} has no norm rule, got {norm!r}; leave it out or use slerp or karcher")
     if chosen_norm == "base" and (not has_base or settled_space == "task_vector"):
         raise ValueError("--norm base: expected --base and --space weight (a base's own task vector is zero); add them")
     if chosen_antipodal == "base" and settled_space == "weight" and base_index is None:
         raise ValueError("--antipodal base: expected task vectors or the base as an input, got neither; add --base")
-    position, shares = _settle_shares(row, t, weights, inputs)
-    if base_index == 1 and position is not None:
-        shares = shares[::-1]
-    return Rule(
+    if chosen_granularity != "tensor" and row.kind == "elements":
+        raise ValueError(
+            f"--granularity: {row.name} looks at single elements, got {granularity!r}; leave it out or use "
+            "a method such as karcher"
+        )
+    rule = Rule(
         method=row,
-        weights=shares,
-        t=position,
+        inputs=inputs,
+        settings=settings,
+        layers=layers,
         space=settled_space,
+        granularity=chosen_granularity,  # type: ignore[arg-type]
         norm=chosen_norm,  # type: ignore[arg-type]
         antipodal=chosen_antipodal,  # type: ignore[arg-type]
         base_index=base_index,
+        seed=seed,
+        extrapolate=extrapolate,
+        compat=compat is not None,
     )
+    if rule.is_constant:
+        rule.at("")
+    return rule
+
+
+def _option(key: str, value: Any) -> Any:
+    if key in PER_INPUT:
+        return tuple(float(item) for item in value)
+    return bool(value) if key in ("normalize", "rescale") else float(value)
 
 
 def _check_count(row: Method, inputs: int) -> None:
@@ -86,9 +243,23 @@ def _check_count(row: Method, inputs: int) -> None:
         raise ValueError(f"--inputs: {row.name} expected {wanted} models, got {inputs}{hint}")
 
 
-def _settle_space(space: str | None, has_base: bool, base_index: int | None) -> Space:
+def _settle_space(row: Method, space: str | None, has_base: bool, base_index: int | None) -> Space:
+    if row.needs_base:
+        if not has_base:
+            raise ValueError(f"--base: {row.name} merges differences from a base, got no base; add --base")
+        if base_index is not None:
+            raise ValueError(
+                f"--inputs: {row.name} expected models other than the base (its task vector is zero), got the base "
+                "among them; leave it out"
+            )
+        if space == "weight":
+            raise ValueError(
+                f"--space: {row.name} is defined on task vectors, got weight; leave it out or use task_vector"
+            )
+        return "task_vector"
     if space is None:
-        return "task_vector" if has_base and base_index is None else "weight"
+        in_task_space = has_base and base_index is None and row.name != "passthrough"
+        return "task_vector" if in_task_space else "weight"
     if _one_of("--space", space, get_args(Space)) == "weight":
         return "weight"
     if not has_base:
@@ -99,43 +270,6 @@ def _settle_space(space: str | None, has_base: bool, base_index: int | None) -> 
             "zero); use --space weight"
         )
     return "task_vector"
-
-
-def _settle_shares(
-    row: Method, t: Number | None, weights: Sequence[Number] | None, inputs: int
-) -> tuple[float | None, tuple[float, ...]]:
-    """Return (t, weights): t is None for a merge told by weights, and weights are (1 - t, t) for one told by t."""
-    if t is not None and weights is not None:
-        raise ValueError("--t and --weights: expected one of them, got both; t is the same as weights (1 - t, t)")
-    if weights is not None and not row.takes_weights:
-        raise ValueError(f"--weights: {row.name} is told by --t, got weights; give --t in [0, 1]")
-    if t is not None and not row.takes_t:
-        raise ValueError(f"--t: {row.name} is told by --weights, got t = {t}; give one weight per input")
-    if t is None and row.takes_weights:
-        return None, _check_weights(weights, inputs)
-    position = _check_t(row, 0.5 if t is None else t, inputs)
-    return position, (1 - position, position)
-
-
-def _check_t(row: Method, t: Number, inputs: int) -> float:
-    if inputs != 2:
-        raise ValueError(f"--t: {row.name} expected 2 models for a position between them, got {inputs}; use --weights")
-    if not 0 <= t <= 1:
-        raise ValueError(f"--t: expected a number in [0, 1], got {t}; 0 is the first model, 1 the second")
-    return float(t)
-
-
-def _check_weights(weights: Sequence[Number] | None, inputs: int) -> tuple[float, ...]:
-    if weights is None:
-        return (1 / inputs,) * inputs
-    if len(weights) != inputs:
-        raise ValueError(f"--weights: expected {inputs} numbers, one per input, got {len(weights)}; add or drop some")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-        raise ValueError(f"--weights: expected finite numbers that are not negative, got {list(weights)}; correct them")
-    total = sum(weights)
-    if not (total > 0 and math.isfinite(total)):
-        raise ValueError(f"--weights: expected a sum above zero, got {list(weights)}; make at least one positive")
-    return tuple(weight / total for weight in weights)
 
 
 def _one_of(flag: str, value: str, known: tuple[str, ...]) -> str:

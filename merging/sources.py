@@ -2,7 +2,8 @@
 
 A folder is a sentence-transformers model (modules.json; weights at the root and in the modules' folders) or
 a plain transformers model (config.json).  Weights are safetensors, in one file or in shards with an index.
-No model class, no code of the checkpoint, no pickle and no network is involved.
+No model class, no code of the checkpoint, no pickle and no network is involved.  Adapters and Lightning
+checkpoints are opened upon a folder: see ``merging.adapter`` and ``merging.lightning_checkpoint``.
 
 Every tensor is seen as a matrix of rows (its first dimension) by columns (the rest), read a few rows at a time.
 """
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from merging.run_folder import folder_of_weights
 from storage.json_file import read_json
 from storage.tensor_file import Entry, read_header, torch_dtypes
 
@@ -119,7 +121,7 @@ class Checkpoint:
     path: str
     """As the user gave it."""
     kind: str
-    """``sentence-transformers``, ``transformers`` or ``adapter``."""
+    """``sentence-transformers``, ``transformers``, ``adapter`` or ``lightning``."""
     folder: Path
     """The model folder whose tokenizer, configuration and modules belong to these tensors."""
     tensors: dict[str, TensorSource]
@@ -127,7 +129,9 @@ class Checkpoint:
     transformer: str = ""
     """Prefix of the transformer's own tensors: ``""`` at the root, else its folder and a slash."""
     base: Checkpoint | None = None
-    """For an adapter: the model it is folded into."""
+    """For an adapter: the model it is folded into; for a Lightning checkpoint: the model whose folder it borrows."""
+    notes: tuple[str, ...] = ()
+    """What was left aside on opening it, for the report."""
 
 
 def as_matrix(shape: Sequence[int]) -> tuple[int, int]:
@@ -138,12 +142,22 @@ def as_matrix(shape: Sequence[int]) -> tuple[int, int]:
 def open_model(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a model folder by its headers.
 
+    The base stage of a run, which has no weights, is opened as the base that the run was trained on.
+
     Raises:
-        ValueError: there is no such folder, it is no model folder, it has weights only in another format
-            than safetensors, or its files contradict each other; the message names the file.
+        ValueError: there is no such folder, it is no model folder, it is a whole run (its stages are named), it has
+            weights only in another format than safetensors, or its files contradict each other; the message names
+            the file.
     """
     folder = Path(path)
     given = os.fspath(path)
+    if folder.suffix == ".ckpt" and folder.exists():
+        raise ValueError(
+            f"{given}: expected a model folder, got a Lightning checkpoint; "
+            "add --lightning-checkpoints and --base to read its weights"
+        )
+    if folder.is_dir() and (meant := folder_of_weights(folder)) != folder:
+        folder, given = meant, os.fspath(meant)
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise ValueError(f"{given}: expected a model folder, got {got}; give the folder of a model or an adapter")

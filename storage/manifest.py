@@ -11,28 +11,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from storage.hashing import FileHashes, sha256_of
 from storage.json_file import read_json, write_json
 
 MANIFEST = "manifest.json"
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_manifest(folder: str | os.PathLike[str], **extra: Any) -> None:
+def write_manifest(
+    folder: str | os.PathLike[str], *, known: Mapping[str, str] | None = None, **extra: Any
+) -> dict[str, Any]:
     """Write ``manifest.json`` for every file under ``folder``; call it when all of them are final.
 
     The file holds ``{"files": {name: {"sha256": ..., "bytes": ...}}, **extra}`` with names relative to the
-    folder and ``/`` between their parts.  Hidden files are left out.
+    folder and ``/`` between their parts.  Hidden files are left out.  ``known`` holds hashes, by such names,
+    of files that are not to be read again.
     """
     root = Path(folder)
+    ready = known or {}
     files = {
-        name: {"sha256": sha256_of(root / name), "bytes": (root / name).stat().st_size} for name in _listed_files(root)
+        name: {"sha256": ready.get(name) or sha256_of(root / name), "bytes": (root / name).stat().st_size}
+        for name in _listed_files(root)
     }
-    write_json(root / MANIFEST, {"files": files, **extra})
+    content = {"files": files, **extra}
+    write_json(root / MANIFEST, content)
+    return content
 
 
 def verify_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -59,11 +61,19 @@ def verify_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
-def weight_hashes(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the SHA-256 of every safetensors file under ``folder``, by relative name, in order of names."""
+def weight_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return every safetensors file under ``folder`` by relative name, in order of names."""
     root = Path(folder)
-    names = [name for name in _listed_files(root) if name.endswith(".safetensors")]
-    return {name: sha256_of(root / name) for name in names}
+    return {name: root / name for name in _listed_files(root) if name.endswith(".safetensors")}
+
+
+def weight_hashes(folder: str | os.PathLike[str], hashes: FileHashes | None = None) -> dict[str, str]:
+    """Return the SHA-256 of every safetensors file under ``folder``, by relative name, in order of names.
+
+    ``hashes`` may know them already.
+    """
+    ready = hashes or FileHashes()
+    return {name: ready.sha256(path.resolve()) for name, path in weight_files(folder).items()}
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:

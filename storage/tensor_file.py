@@ -11,11 +11,14 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from storage.atomic import replacing_file
+from storage.hashing import TrailingHash
 from storage.json_file import parse_json
 
 if TYPE_CHECKING:
@@ -137,12 +140,18 @@ def _entry(key: str, value: Any, start: int, name: str) -> Entry:
 class TensorFileWriter:
     """Writes a safetensors file whose header is known before the first tensor is computed.
 
-    Tensors may arrive in any order and in pieces; each piece goes to its place.  ``close`` refuses a file
-    in which a byte was not written.  Use it inside ``building_folder`` or ``replacing_file``.
+    Tensors may arrive in any order and in pieces, from several threads; each piece goes to its place.
+    ``close`` refuses a file in which a byte was not written.  Use it inside ``building_folder`` or
+    ``replacing_file``.  With ``hashed``, ``sha256`` is the file's hash once it is closed.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], entries: Iterable[Entry], metadata: Mapping[str, str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        entries: Iterable[Entry],
+        metadata: Mapping[str, str] | None = None,
+        *,
+        hashed: bool = False,
     ):
         # Wide elements first, as the format's own writer does, so that every tensor starts aligned to its size.
         ordered = sorted(entries, key=lambda entry: -BYTES_OF[entry.dtype])
@@ -161,9 +170,12 @@ class TensorFileWriter:
         self._start = 8 + len(text)
         self._places = {key: value["data_offsets"] for key, value in header.items() if key != "__metadata__"}
         self._missing = {key: end - begin for key, (begin, end) in self._places.items()}
+        self._lock = Lock()
         self._file = Path(path).open("xb", buffering=0)  # noqa: SIM115  (closed by close)
         self._file.write(len(text).to_bytes(8, "little") + text)
         self._file.truncate(self._start + position)
+        self._hash = TrailingHash(path) if hashed else None
+        self.sha256: str | None = None
 
     def write(self, name: str, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
         """Put ``data`` at ``offset`` bytes into tensor ``name``; no byte may be written twice."""
@@ -171,16 +183,38 @@ class TensorFileWriter:
         view = memoryview(data).cast("B")
         assert begin + offset + len(view) <= end, f"tensor {name} overflows its place"
         position = self._start + begin + offset
-        self._missing[name] -= len(view)
+        size = len(view)
         while view:
             written = os.pwrite(self._file.fileno(), view, position)
             view, position = view[written:], position + written
+        with self._lock:
+            self._missing[name] -= size
+
+    def advance(self) -> None:
+        """Hash what is whole from the start of the file on, in the background."""
+        end = self._start
+        for name, missing in self._missing.items():
+            if missing:
+                break
+            end = self._start + self._places[name][1]
+        if self._hash is not None:
+            self._hash.advance(end)
 
     def close(self) -> None:
         """Close the file; every tensor must have been written whole."""
         self._file.close()
         unwritten = [name for name, missing in self._missing.items() if missing]
+        if unwritten:
+            self._abandon()
         assert not unwritten, f"tensors not written whole: {unwritten[:3]}"
+        if self._hash is not None:
+            self.advance()
+            self.sha256 = self._hash.finish()
+
+    def _abandon(self) -> None:
+        self._file.close()
+        if self._hash is not None:
+            self._hash.close()
 
     def __enter__(self) -> TensorFileWriter:
         return self
@@ -191,7 +225,7 @@ class TensorFileWriter:
         if kind is None:
             self.close()
         else:
-            self._file.close()
+            self._abandon()
 
 
 def write_tensors(
@@ -240,7 +274,8 @@ def _entry_of(name: str, tensor: Tensor, path: str) -> Entry:
     return Entry(name, dtype_code(tensor.dtype), tuple(tensor.shape))
 
 
-def torch_dtypes() -> dict[str, Any]:
+@cache
+def torch_dtypes() -> Mapping[str, Any]:
     """Return the torch dtype of each code of the format."""
     import torch
 

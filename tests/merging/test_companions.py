@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from merging.companions import companion_files, copy_companions
@@ -27,3 +28,33 @@ def test_links_become_files(tmp_path: Path) -> None:
     copy_companions(tmp_path / "from", tmp_path / "to")
     assert not (tmp_path / "to" / "config.json").is_symlink()
     assert (tmp_path / "to" / "config.json").read_text() == "x"
+
+
+def test_linked_folders_are_followed_and_links_back_up_are_not(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "config.json").write_text("pooling")
+    (tmp_path / "elsewhere" / "deep" / "a.txt").write_text("a")
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "1_Pooling").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "from" / "2_Again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "up").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "from" / "self").symlink_to(tmp_path / "from")
+    (tmp_path / "from" / "broken.json").symlink_to(tmp_path / "gone")
+    names = [f"{module}/{name}" for module in ("1_Pooling", "2_Again") for name in ("config.json", "deep/a.txt")]
+    assert companion_files(tmp_path / "from") == names
+    copy_companions(tmp_path / "from", tmp_path / "to")
+    assert (tmp_path / "to" / "1_Pooling" / "config.json").read_text() == "pooling"
+    assert not (tmp_path / "to" / "1_Pooling").is_symlink()
+
+
+def test_code_that_the_configuration_names_is_carried_over(tmp_path: Path) -> None:
+    source = tmp_path / "from"
+    source.mkdir()
+    code = {"AutoConfig": "configuration_new.NewConfig", "AutoModel": "modeling_new.NewModel"}
+    (source / "config.json").write_text(json.dumps({"auto_map": code}))
+    for name in ("configuration_new.py", "modeling_new.py", "layers_used_by_modeling.py"):
+        (source / name).write_text(f"# {name}")
+    copy_companions(source, tmp_path / "to")
+    for module in code.values():
+        assert (tmp_path / "to" / f"{module.partition('.')[0]}.py").is_file()
+    assert (tmp_path / "to" / "layers_used_by_modeling.py").is_file()

@@ -51,7 +51,7 @@ def test_the_byte_budget_and_the_shards_do_not_change_a_bit(
     make_model: MakeModel, make_sharded: MakeModel, make_adapter: MakeModel, tiny: dict[str, Tensor],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("merging.gram.CHUNK", 12)
+    monkeypatch.setattr("merging.pieces.CHUNK", 12)
     items = list(perturbed(tiny, 0.1, 1).items())
     whole, shards = make_model("whole", dict(items)), make_sharded("shards", [dict(items[:2]), dict(items[2:])])
     base = make_model("base", tiny)
@@ -100,8 +100,11 @@ def test_the_folder_carries_the_companions_of_the_base(
     found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found == {
         *("0_Transformer/config.json", "0_Transformer/model.safetensors", "2_Dense/config.json"),
-        *("2_Dense/model.safetensors", "merge.json", "manifest.json", "modules.json", "tokenizer.json"),
+        *("2_Dense/model.safetensors", "merge.json", "manifest.json", "modules.json", "tokenizer.json", "README.md"),
     }
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# out" in card
+    assert "old" not in card.split()
     assert read_json(tmp_path / "out" / "tokenizer.json") == {"of": "base"}
     assert torch.equal(weights_of(tmp_path / "out" / "2_Dense")["linear.weight"], torch.eye(2) * 1.5)
     merge_checkpoints(folders, tmp_path / "no-base", method="linear")

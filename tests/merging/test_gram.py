@@ -2,70 +2,42 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
-from merging.gram import angles_of, measure, row_ranges
-from merging.sources import HeldTensor
-from tests.merging import oracle
+from merging.gram import Gram, add_products, angles_of, mirrored, pairs_to_measure_again, small_angle
 
 
-def pair(theta: float, ratio: float, size: int = 100_000) -> tuple[Tensor, Tensor]:
-    u, v = torch.randn(2, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    u = u / u.norm()
-    v = v - (v @ u) * u
-    return u, ratio * (math.cos(theta) * u + math.sin(theta) * v / v.norm())
+def test_products_of_chunks_add_up_to_the_gram() -> None:
+    vectors = torch.randn(4, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    products = torch.zeros(4, 4, dtype=torch.float64)
+    for chunk in vectors.split(300, dim=1):
+        add_products(chunk, products)
+    torch.testing.assert_close(mirrored(products), vectors @ vectors.T, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 10.0, 1e-3])
-@pytest.mark.parametrize("theta", [1e-7, 1e-6, 1e-5, 1e-4, 2e-4, 1e-2, 1.5, math.pi - 1e-2, math.pi - 1e-5])
-def test_angles_are_right_from_nearly_parallel_to_nearly_opposite(theta: float, ratio: float) -> None:
-    inputs = [HeldTensor(x, "x") for x in pair(theta, ratio)]
-    gram = measure("w", inputs, None, None)
-    small = min(theta, math.pi - theta)
-    measured = float(gram.angles[0, 1])
-    assert min(measured, math.pi - measured) == pytest.approx(small, rel=1e-6)
-    assert (measured > 1) == (theta > 1)
-
-
-def test_float32_angles_are_those_of_the_stored_values() -> None:
-    a, b = (x.float() for x in pair(1e-4, 10.0))
-    gram = measure("w", [HeldTensor(a, "a"), HeldTensor(b, "b")], None, None)
-    assert float(gram.angles[0, 1]) == pytest.approx(oracle.angle_between(a, b), rel=1e-6)
-
-
-def test_the_gram_is_that_of_differences_from_the_origin_over_several_chunks() -> None:
-    generator = torch.Generator().manual_seed(1)
-    base = torch.randn(500, 300, generator=generator)
-    inputs = [base + 1e-3 * torch.randn(500, 300, generator=generator) for _ in range(3)]
-    held = [HeldTensor(x, "x") for x in inputs]
-    gram = measure("w", held, HeldTensor(base, "base"), None)
-    deltas = torch.stack([(x.double() - base.double()).flatten() for x in inputs])
-    torch.testing.assert_close(gram.products, deltas @ deltas.T, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(gram.norms, deltas.norm(dim=1), rtol=1e-12, atol=0)
-    coefficients = torch.tensor([0.2, -1.0, 3.0], dtype=torch.float64)
-    assert gram.length(coefficients) == pytest.approx(float((coefficients @ deltas).norm()), rel=1e-12)
-    assert len(list(row_ranges((500, 300)))) > 1
-
-
-def test_the_norm_of_the_base_is_measured_when_asked_for() -> None:
-    base = HeldTensor(torch.full((4,), 2.0), "base")
-    inputs = [HeldTensor(torch.ones(4), "a"), HeldTensor(torch.arange(4.0), "b")]
-    assert measure("w", inputs, None, base).base_norm == 4.0
-    assert measure("w", inputs, None, None).base_norm is None
+def test_lengths_are_those_of_the_sums() -> None:
+    vectors = torch.randn(2, 3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    products = vectors @ vectors.mT
+    gram = Gram(products, angles_of(products))
+    torch.testing.assert_close(gram.norms, vectors.norm(dim=2), rtol=1e-12, atol=0)
+    coefficients = torch.tensor([[0.2, -1.0, 3.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    expected = (coefficients.unsqueeze(1) @ vectors).norm(dim=2).squeeze(1)
+    torch.testing.assert_close(gram.lengths(coefficients), expected, rtol=1e-12, atol=0)
 
 
 def test_an_angle_with_a_zero_vector_is_undefined() -> None:
-    angles = angles_of(torch.tensor([[4.0, 0.0], [0.0, 0.0]], dtype=torch.float64))
-    assert math.isnan(float(angles[0, 1]))
+    angles = angles_of(torch.tensor([[[4.0, 0.0], [0.0, 0.0]]], dtype=torch.float64))
+    assert math.isnan(float(angles[0, 0, 1]))
+    assert float(angles[0, 0, 0]) == 0
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (5,), (0, 3), (3, 0), (70_000, 3), (3, 70_000), (2, 3, 4)])
-def test_row_ranges_cover_every_row_once(shape: tuple[int, ...]) -> None:
-    ranges = list(row_ranges(shape))
-    assert [row for start, stop in ranges for row in range(start, stop)] == list(range(shape[0] if shape else 1))
+def test_pairs_close_to_zero_and_to_pi_are_measured_again() -> None:
+    near = 1 - 1e-10
+    products = torch.tensor([[1, near, 0.5], [near, 1, -near], [0.5, -near, 1]], dtype=torch.float64)
+    assert pairs_to_measure_again(products) == [(0, 1), (1, 2)]
 
 
-def test_values_too_large_for_their_squares_are_refused() -> None:
-    huge = HeldTensor(torch.full((2,), 1e200, dtype=torch.float64), "huge")
-    with pytest.raises(ValueError, match=r"tensor w: .*squares"):
-        measure("w", [huge, huge], None, None)
+@pytest.mark.parametrize("theta", [1e-9, 1e-4, 0.3])
+def test_a_small_angle_follows_from_the_gap_of_unit_vectors(theta: float) -> None:
+    square = (2 * math.sin(theta / 2)) ** 2
+    assert small_angle(square, opposite=False) == pytest.approx(theta, rel=1e-12)
+    assert small_angle(square, opposite=True) == pytest.approx(math.pi - theta, rel=1e-12)

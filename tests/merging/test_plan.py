@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from merging import merge_checkpoints
-from merging.engine import MEMORY
-from merging.plan import plan_merge
+from merging.plan import MergePlan, plan_merge
+from merging.request import Request
+from merging.schedule import Settings
 from tests.merging.conftest import MakeModel, perturbed
 
 
@@ -36,7 +37,7 @@ def refused(inputs: list[Path], output: Path, message: str, **asked: Any) -> Non
 def test_what_was_asked_is_checked(pair: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     refused(pair, out, "--method: .*did you mean slerp", method="slep")
-    refused([], out, "--inputs: expected at least 2 models, got none")
+    refused([], out, "--inputs: expected at least 1 model, got none")
     refused(pair[:1], out, "--inputs: linear expected at least 2")
     refused([*pair, pair[0]], out, "slerp expected .* got 3", method="slerp")
     refused(pair, out, r"--t: expected a number in \[0, 1\]", t=2)
@@ -55,9 +56,9 @@ def test_models_that_do_not_agree_are_refused_by_name(
     refused([less, pair[0]], out, r"adds layers\.1\.proj\.weight")
     refused(pair, out, r"lacks|adds", base=less)
     wide = make_model("wide", tiny | {"embeddings.weight": torch.zeros(12, 6)})
-    refused([pair[0], wide], out, r"wide: tensor embeddings\.weight: expected shape \[11, 6\] .*got \[12, 6\]")
-    half = make_model("half", tiny | {"scale": tiny["scale"].half()})
-    refused([pair[0], half], out, r"half: tensor scale: expected torch\.float32 .*got torch\.float16")
+    refused([pair[0], wide], out, r"wide: tensor embeddings\.weight: expected a vocabulary of 11 tokens .*, got 12")
+    long = make_model("long", tiny | {"scale": tiny["scale"].long()})
+    refused([pair[0], long], out, r"long: tensor scale: expected torch\.float32 .*got torch\.int64")
     many = make_model("many", tiny | {f"extra.{index}": torch.zeros(1) for index in range(9)})
     refused([pair[0], many], out, r"adds extra\.0, extra\.1, extra\.2 and 6 more")
 
@@ -100,28 +101,21 @@ def test_too_little_disk_is_noticed_before_writing(
 def test_the_base_is_taken_from_the_adapters_when_they_agree(
     make_model: MakeModel, make_adapter: MakeModel, tiny: dict[str, Tensor], pair: list[Path], tmp_path: Path
 ) -> None:
-    asked: dict[str, Any] = {
-        "method": "linear",
-        "base": None,
-        "weights": None,
-        "t": None,
-        "space": None,
-        "norm": "interpolate",
-        "antipodal": "error",
-        "memory": MEMORY,
-        "overwrite": False,
-    }
+    def plan_of(inputs: list[Path], base: Path | None = None) -> MergePlan:
+        request = Request(inputs=inputs, method="linear", base=base, settings=Settings())
+        return plan_merge(request, tmp_path / "out")
+
     of_a = [make_adapter(f"a{seed}", pair[0], seed=seed) for seed in (1, 2)]
     of_b = make_adapter("b1", pair[1])
-    plan = plan_merge(of_a, tmp_path / "out", **asked)
+    plan = plan_of(of_a)
     assert plan.base is plan.donor is plan.inputs[0].base
     assert plan.rule.space == "task_vector"
-    plan = plan_merge([of_a[0], of_b], tmp_path / "out", **asked)
+    plan = plan_of([of_a[0], of_b])
     assert plan.base is None
     assert plan.rule.space == "weight"
     assert plan.donor.folder == pair[0]
-    plan = plan_merge([pair[0], of_a[0]], tmp_path / "out", **asked)
+    plan = plan_of([pair[0], of_a[0]])
     assert plan.rule.base_index == 0
     assert plan.rule.space == "weight"
-    plan = plan_merge([of_a[0], of_b], tmp_path / "out", **(asked | {"base": pair[1]}))
+    plan = plan_of([of_a[0], of_b], pair[1])
     assert [model.base.folder for model in plan.inputs if model.base] == [pair[1], pair[1]]

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from torch import Tensor
 from merging.sources import HeldTensor, StoredTensor, open_model
 from storage.tensor_file import Entry, read_header, write_tensors
 from tests.merging.conftest import MakeModel
+
+ENTRY = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
 
 
 def values_of(source: object) -> Tensor:
@@ -65,8 +68,11 @@ def test_what_is_no_model_folder_is_refused(tmp_path: Path, make_model: MakeMode
     with pytest.raises(ValueError, match=r"absent: expected a model folder, got nothing there"):
         open_model(tmp_path / "absent")
     (tmp_path / "a.ckpt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"a\.ckpt: expected a model folder, got a file"):
+    with pytest.raises(ValueError, match=r"a\.ckpt: expected a model folder, .*add --lightning-checkpoints"):
         open_model(tmp_path / "a.ckpt")
+    (tmp_path / "a.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.pt: expected a model folder, got a file"):
+        open_model(tmp_path / "a.pt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"modules\.json, config\.json or adapter_config\.json"):
         open_model(tmp_path / "empty")
@@ -123,9 +129,43 @@ def test_modules_outside_the_folder_are_refused(tmp_path: Path, path: object) ->
         open_model(tmp_path)
 
 
-def test_a_truncated_shard_is_refused(make_model: MakeModel) -> None:
-    folder = make_model("a", {"w": torch.zeros(8)})
-    data = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(data[:-1])
-    with pytest.raises(ValueError, match=r"model\.safetensors: .*truncated or padded"):
-        open_model(folder)
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0", lambda data: data[:5]])
+def test_a_truncated_or_padded_shard_is_refused(
+    make_model: MakeModel, make_sharded: MakeModel, change: Callable[[bytes], bytes]
+) -> None:
+    whole = make_model("whole", {"w": torch.zeros(8)}) / "model.safetensors"
+    shard = make_sharded("shards", [{"v": torch.zeros(2)}, {"w": torch.zeros(8)}]) / "model-00002-of-00002.safetensors"
+    for file in (whole, shard):
+        file.write_bytes(change(file.read_bytes()))
+        with pytest.raises(ValueError, match=rf"{file.name}: .*truncated"):
+            open_model(file.parent)
+
+
+def test_a_header_above_the_cap_is_refused(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make_model("a", {"w": torch.zeros(8)}) / "model.safetensors"
+    with file.open("wb") as sparse:
+        sparse.write((100_000_001).to_bytes(8, "little"))
+        sparse.truncate(100_000_100)
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors: expected a header of at most 100000000 bytes, got 10000"
+    ):
+        open_model(file.parent)
+
+
+def test_repeated_keys_are_refused_wherever_they_stand(make_model: MakeModel, make_sharded: MakeModel) -> None:
+    twice = '{"w": "x.safetensors", "w": "x.safetensors"}'
+    index = make_sharded("a", [{"w": torch.zeros(1)}]) / "model.safetensors.index.json"
+    index.write_text(f'{{"weight_map": {twice}}}')
+    modules = make_model("b", {"w": torch.zeros(1)}, dense={}) / "modules.json"
+    modules.write_text('[{"path": "", "path": "2_Dense"}]')
+    header = f'{{"w": {ENTRY}, "w": {ENTRY}}}'.encode()
+    weights = make_model("c", {"w": torch.zeros(1)}) / "model.safetensors"
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    for file, key in ((index, "w"), (modules, "path"), (weights, "w")):
+        with pytest.raises(ValueError, match=rf"{file.name}, lines? 1: expected each key once, got '{key}' twice"):
+            open_model(file.parent)
+
+
+def test_names_that_would_be_taken_for_a_modules_folder_are_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match=r"expected tensor names without a slash, got 2_Dense/w"):
+        open_model(make_model("a", {"2_Dense/w": torch.zeros(1)}))

@@ -207,7 +207,7 @@ def test_the_norm_rule_sets_the_length_and_not_the_direction(norm: str, expected
 def test_results_do_not_depend_on_how_a_tensor_is_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = [x.reshape(100, 7) for x in cone(3, 1.0, size=700)]
     whole = merge_tensors(tensors, method="karcher")
-    monkeypatch.setattr("merging.gram.CHUNK", 20)
+    monkeypatch.setattr("merging.pieces.CHUNK", 20)
     torch.testing.assert_close(merge_tensors(tensors, method="karcher"), whole, rtol=1e-6, atol=1e-9)
 
 
@@ -267,7 +267,7 @@ Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
         (lambda s: {"v": s["v"]}, "input 1: .* lacks w"),
         (lambda s: s | {"x": s["v"]}, "input 1: .* adds x"),
         (lambda s: s | {"w": torch.zeros(3)}, r"input 1: tensor w: expected shape \[2\] as in input 0, got \[3\]"),
-        (lambda s: s | {"w": torch.zeros(2).half()}, r"input 1: tensor w: expected torch\.float32 as in input 0"),
+        (lambda s: s | {"w": torch.zeros(2).long()}, r"input 1: tensor w: expected torch\.float32 as in input 0"),
     ],
 )
 def test_state_dicts_that_do_not_agree_are_refused_by_name(change: Change, message: str) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from storage.json_file import read_json, write_json
-from storage.manifest import fingerprint, sha256_of, verify_manifest, write_manifest
+from storage.hashing import sha256_of
+from storage.manifest import fingerprint, verify_manifest, write_manifest
 
 
 @pytest.fixture
