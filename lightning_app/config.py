@@ -147,7 +147,7 @@ class MergeConfig(Plain):
     """Weights of an exponential moving average over the inputs in their order, with this decay, instead of --weights."""
     space: Literal["task_vector", "weight"] | None = None
     """Merge differences from the base, or the weights themselves. Default: task_vector if the base is known and no input."""
-    granularity: Literal["tensor", "row", "layer", "model"] = "tensor"
+    granularity: Literal["tensor", "row", "column", "layer", "model"] = "tensor"
     """What has angles and coefficients of its own."""
     norm: Literal["interpolate", "base", "geometric"] = "interpolate"
     """Norm of a spherical result."""

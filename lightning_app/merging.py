@@ -68,6 +68,8 @@ def _carry_out(
             evaluations=config.evaluations,
             strategy=config.strategy,
             device=resources.pop("device"),
+            cache=config.cache,
+            offline=config.offline,
             merge=arguments,
             write=resources,
             complete=complete_tokenizer,

@@ -84,14 +84,9 @@ def run_recipe(
     Raises:
         ValueError: a mistake in the file or in what it names; nothing is left under ``output``.
     """
-    located = locate_models(read_recipe_file(file, compat=compat), locate)
-    for note in dict.fromkeys(note for recipe in located.recipes for note in recipe.notes):
-        warnings.warn(f"{os.fspath(file)}: {note}", stacklevel=2)
-    refuse_existing(output, overwrite=overwrite)
-    for recipe in located.recipes:
-        _check_vocabularies(located, recipe)
-    planned = {key: value for key, value in arguments.items() if key not in ("progress", "complete", "hashes")}
+    located = _opened(file, output, locate, compat=compat, overwrite=overwrite)
     if len(located.recipes) > 1:
+        planned = {key: value for key, value in arguments.items() if key not in ("progress", "complete", "hashes")}
         _plans(located, Path(output), overwrite=overwrite, **planned)
     *earlier, last = located.recipes
     with _results(located, earlier, Path(output), arguments) as results:
@@ -116,10 +111,7 @@ def plan_recipe(
     Args:
         arguments: those of ``plan_merge`` (``memory``, ``threads``, ``device``, ``shard_bytes``) and of ``Request``.
     """
-    located = locate_models(read_recipe_file(file, compat=compat), locate)
-    refuse_existing(output, overwrite=overwrite)
-    for recipe in located.recipes:
-        _check_vocabularies(located, recipe)
+    located = _opened(file, output, locate, compat=compat, overwrite=overwrite)
     return _plans(located, Path(output), overwrite=overwrite, **arguments)
 
 
@@ -133,6 +125,25 @@ def locate_models(content: RecipeFile, locate: Locate) -> LocatedFile:
         if ref.adapter is not None:
             wanted[ref.adapter, ref.adapter_revision] = None
     return LocatedFile(content, {key: locate(*key) for key in wanted})
+
+
+def _opened(
+    file: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    locate: Locate,
+    *,
+    compat: str | None,
+    overwrite: bool,
+) -> LocatedFile:
+    """Read the file, say what in it has no effect, and find its models."""
+    content = read_recipe_file(file, compat=compat)
+    refuse_existing(output, overwrite=overwrite)
+    for note in dict.fromkeys(note for recipe in content.recipes for note in recipe.notes):
+        warnings.warn(f"{os.fspath(file)}: {note}", stacklevel=3)
+    located = locate_models(content, locate)
+    for recipe in located.recipes:
+        _check_vocabularies(located, recipe)
+    return located
 
 
 @contextmanager

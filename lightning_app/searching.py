@@ -39,6 +39,8 @@ def search_merge(
     device: str = "cpu",
     prompt: str | None = None,
     batch_size: int = 32,
+    cache: str | None = None,
+    offline: bool = False,
     merge: Mapping[str, Any] | None = None,
     write: Mapping[str, Any] | None = None,
     complete: Complete | None = None,
@@ -61,6 +63,8 @@ def search_merge(
         device: where candidates are embedded and the result is merged.
         prompt: put before every text; None for the base's default prompt.
         batch_size: texts a forward pass.
+        cache: the hub's cache folder, where ``base_name`` is a hub id.
+        offline: read the cache only.
         merge: further arguments of ``merge_checkpoints`` that say what is merged and how, such as ``space``, ``norm`` and
             ``density``: they hold for candidates and result alike.
         write: further ones that say how it is carried out and written, such as ``memory``, ``threads`` and ``overwrite``.
@@ -75,6 +79,7 @@ def search_merge(
     told, written = dict(merge or {}), dict(write or {})
     if given := [name for name in FOUND if told.get(name) is not None]:
         raise ValueError(f"--{given[0]}: expected it to be left to --search, got both; drop one of them")
+    told = {name: value for name, value in told.items() if name not in FOUND}
     if base is None:
         raise ValueError("--search: expected the model that retention is measured against, got none; add --base")
     row = find_method(method)
@@ -83,7 +88,9 @@ def search_merge(
     options = {name: told[name] for name in OPTIONS if name in told}
     common = {name: value for name, value in told.items() if name not in options}
     measured = Measured.open(inputs, method=method, base=base, seed=seed, threads=written.get("threads"), **common)
-    score = make_scorer(base_name or base, device=device, prompt=prompt, batch_size=batch_size)
+    score = make_scorer(
+        base_name or base, device=device, prompt=prompt, batch_size=batch_size, cache=cache, offline=offline
+    )
     with _progress(evaluations, retention) as watch:
         candidates = search(
             measured,

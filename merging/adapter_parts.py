@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
@@ -103,8 +104,15 @@ class _Grounds:
     def of(cls, adapters: Sequence[Adapter], base: Checkpoint) -> _Grounds:
         views = memory_views(base, model_type_of(base))
         places: dict[str, Place] = {}
+        taken: dict[Place, str] = {}
         for adapter in adapters:
-            places |= places_of(adapter.tensor_names, base, adapter.file, views)
+            for name, place in places_of(adapter.tensor_names, base, adapter.file, views).items():
+                if (twin := taken.setdefault(place, name)) != name:
+                    raise ValueError(
+                        f"{adapter.file}: expected one name for tensor {place.name} of {base.path} in all adapters, got "
+                        f"{twin} and {name}; save the adapters from the same class of model"
+                    )
+                places[name] = place
         return cls(base, places, tuple(fold_adapter(adapter, base, views) for adapter in adapters))
 
     def weight(self, name: str) -> Callable[[int, int], Float64[Tensor, "rows columns"]]:
@@ -193,13 +201,12 @@ def _refuse_shifted_names(adapter: Adapter, first: Adapter) -> None:
     """Two adapters that share no name, while one's are the other's behind a prefix, were saved from different classes."""
     if adapter.factors.keys() & first.factors.keys():
         return
-    for one, other in ((adapter, first), (first, adapter)):
-        for name in one.factors:
-            if longer := next((known for known in other.factors if known.endswith(f".{name}")), None):
-                raise ValueError(
-                    f"{adapter.file}: expected names as in {first.path}, got {name} for {longer} or the other way "
-                    "round; save both adapters from the same class of model"
-                )
+    for got, expected in product(adapter.factors, first.factors):
+        if got.endswith(f".{expected}") or expected.endswith(f".{got}"):
+            raise ValueError(
+                f"{adapter.file}: expected module {expected} as in {first.path}, got {got}; save both adapters from "
+                "the same class of model"
+            )
 
 
 def refuse_non_finite(part: Part, adapters: Sequence[Adapter]) -> None:

@@ -47,7 +47,7 @@ def combine(
     """
     jobs: list[tuple[Block, Solved]] = []
     for task, one in zip(tasks, solved, strict=True):
-        if task.rule.method.kind == "elements" and one.copied is None and task.elements:
+        if (_is_elements(task) or _is_columns(task)) and one.copied is None and task.elements:
             jobs.append((Block(task, list(row_ranges(task.shape)), 0), one))
         else:
             jobs += [(block, one) for block in blocks_of(task)]
@@ -60,10 +60,18 @@ def _combine_block(block: Block, solved: Solved, reader: Reader, keep: Keep) -> 
     done = 0
     squares: dict[str, float] = {}
     for (start, _), values in zip(block.ranges, _values(block, solved, reader, squares), strict=True):
-        result = _cast(values, task, exact=solved.copied is not None)
+        result = _cast(values, task, reader, exact=solved.copied is not None)
         keep(task, start * columns, result)
         done += result.numel() * result.dtype.itemsize
     return Piece(task, done, squares)
+
+
+def _is_elements(task: Task) -> bool:
+    return task.rule.method.kind == "elements"
+
+
+def _is_columns(task: Task) -> bool:
+    return task.by_line and task.rule.granularity == "column"
 
 
 def _values(
@@ -74,8 +82,10 @@ def _values(
         return (reader.rows(solved.copied, start, stop, 0, again=True) for start, stop in block.ranges)
     if solved.coefficients is not None:
         return _sums(block, solved.coefficients, reader)
-    if task.rule.method.kind == "elements":
+    if _is_elements(task):
         return _elements(block, reader, squares)
+    if _is_columns(task):
+        return _column_sums(block, reader, squares)
     return _row_sums(block, reader, squares)
 
 
@@ -105,6 +115,32 @@ def _row_sums(block: Block, reader: Reader, squares: dict[str, float]) -> Iterat
         solution = solution_of(task.rule, gram, weights.contiguous(), task.told.options)
         refuse(solution, [f"{task.name}, row {row}" for row in range(start, stop)])
         values = (solution.coefficients.unsqueeze(1) @ rows).reshape(-1)
+        _add_squares(squares, values, chunk, task)
+        yield _onto_origin(values, task, start, stop, reader)
+
+
+def _column_sums(block: Block, reader: Reader, squares: dict[str, float]) -> Iterator[Float64[Tensor, " m"]]:
+    """A weighted sum for each column: their Gram matrices are complete when all rows have been seen."""
+    task = block.task
+    _, columns = as_matrix(task.shape)
+    n = len(task.inputs)
+    products = torch.zeros(columns, n, n, dtype=torch.float64)
+    base_squares = torch.zeros(columns, dtype=torch.float64)
+    wants_base = task.told.options.norm == "base" and task.base is not None
+    for (start, stop), chunk in zip(block.ranges, vectors(task, block.ranges, reader, again=True), strict=True):
+        lines = chunk.reshape(n, -1, columns)
+        for i in range(n):
+            products[:, i] += (lines[i] * lines).sum(1).T
+        if wants_base and task.base is not None:
+            own = reader.rows(task.base, start, stop, n + 1).to(torch.float64).reshape(-1, columns)
+            base_squares += own.square().sum(0)
+    weights = torch.tensor([task.told.weights], dtype=torch.float64).expand(columns, -1).contiguous()
+    gram = Gram(products, angles_of(products), base_squares.sqrt() if wants_base else None)
+    solution = solution_of(task.rule, gram, weights, task.told.options)
+    refuse(solution, [f"{task.name}, column {column}" for column in range(columns)])
+    for (start, stop), chunk in zip(block.ranges, vectors(task, block.ranges, reader, again=True), strict=True):
+        lines = chunk.reshape(n, -1, columns)
+        values = (lines * solution.coefficients.T.unsqueeze(1)).sum(0).reshape(-1)
         _add_squares(squares, values, chunk, task)
         yield _onto_origin(values, task, start, stop, reader)
 
@@ -148,23 +184,24 @@ def _onto_origin(
     return values.add_(reader.scratch.row("wide", values.numel()).copy_(stored))
 
 
-def _cast(values: Shaped[Tensor, " m"], task: Task, *, exact: bool) -> Shaped[Tensor, " m"]:
+def _cast(values: Shaped[Tensor, " m"], task: Task, reader: Reader, *, exact: bool) -> Shaped[Tensor, " m"]:
     """Round to the dtype of the result, by way of float32, so that a 16-bit result is the rounded float32 result."""
-    if values.dtype == task.dtype:
-        result = values
-    elif task.dtype == torch.float64 or not task.is_float:
-        result = values.to(task.dtype)
-    else:
-        result = values.to(torch.float32).to(task.dtype)
-    if task.is_float and not (exact and values.dtype == task.dtype) and not _is_finite(result):
-        largest = float(values.abs().max())
+    if not task.is_float or (exact and values.dtype == task.dtype):
+        return values
+    result = values
+    for step, dtype in enumerate((torch.float32, task.dtype) if task.dtype != torch.float64 else (task.dtype,), 1):
+        if result.dtype != dtype:
+            buffer = reader.scratch.bytes(-step, result.numel() * dtype.itemsize).view(dtype)
+            values, result = result, buffer.copy_(result)
+    if not _fits(values if values.dtype != task.dtype else result, result):
         raise ValueError(
-            f"tensor {task.name}: expected values that fit into {task.dtype}, got {largest:.4g}; merge in fp32"
+            f"tensor {task.name}: expected values that fit into {task.dtype}, got {float(values.abs().max()):.4g}; "
+            "merge in fp32"
         )
     return result
 
 
-def _is_finite(values: Tensor) -> bool:
-    """Say whether all values are finite; a finite sum proves it, and costs less than a look at each."""
-    wide = values if values.dtype.itemsize > 2 else values.to(torch.float32)
-    return bool(wide.sum().isfinite()) or bool(wide.isfinite().all())
+def _fits(values: Tensor, result: Tensor) -> bool:
+    """Say whether all of ``result`` is finite; a sum of squares within the dtype's range proves it at little cost."""
+    limit = torch.finfo(result.dtype).max
+    return float(torch.dot(values, values)) <= min(limit, 1e150) ** 2 or bool(result.isfinite().all())

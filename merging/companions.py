@@ -18,7 +18,7 @@ WEIGHT_ENDINGS = (
 OTHER_EXPORTS = ("onnx", "openvino")
 """Folders of the same model in formats whose files have many endings."""
 
-RECORDS = ("README.md", "merge.json", "manifest.json")
+RECORDS = ("README.md", "merge.json", "manifest.json", "metrics.json", "pretraining.json", "training_log.jsonl")
 
 
 def companion_files(folder: Path) -> list[str]:

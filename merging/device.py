@@ -26,9 +26,9 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from torch import Tensor
 
 from merging import plain_passes
+from merging.device_window import Window, check_outputs, open_window
 from merging.gram import Gram, angles_of
 from merging.solution import Solution
-from merging.device_window import Window, check_outputs, open_window
 
 Solve = Callable[[Gram], Sequence[Solution]]
 """Coefficients for all groups, one solution for each result wanted; on CUDA without waiting for the device."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from merging.card import front_matter_of, model_card
 from merging.companions import copy_companions
 from merging.output import WeightWriters
@@ -85,7 +87,7 @@ def merge_checkpoints(
         t: position between two inputs, in [0, 1]; 0 is the base if it is an input, else the first.
         space: ``task_vector`` (differences from the base) or ``weight``; by default the former when a base is
             known and is no input itself.
-        granularity: what has an angle of its own: ``tensor``, ``row``, ``layer`` or ``model``.
+        granularity: what has an angle of its own: ``tensor``, ``row``, ``column``, ``layer`` or ``model``.
         norm: length of a spherical result: ``interpolate``, ``base`` or ``geometric``.
         antipodal: for opposite inputs: ``error``, ``linear`` or ``base``.
         scale: factor of the merged task vector (mergekit's ``lambda``).
@@ -181,7 +183,7 @@ def carry_out(
         report = merge_report(plan, outcomes) | dict(extra or {})
         write_json(folder / "merge.json", report)
         card = plan.companions / "README.md"
-        front = front_matter_of(card.read_text(errors="replace")) if card.is_file() else {}
+        front = front_matter_of(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else {}
         write_text(folder / "README.md", model_card(report, recipe, front, name=plan.output.name))
         write_manifest(folder, known=writers.hashes, kind="merge")
     return report
@@ -199,14 +201,31 @@ def _merge(plan: MergePlan, writers: WeightWriters, progress: Progress | None) -
         if progress is not None:
             progress(done, plan.bytes)
 
-    return merge_tasks(
-        plan.tasks,
+    on_device: list[Outcome] = []
+    rest: Sequence[Task] = plan.tasks
+    if plan.device != "cpu":
+        from merging.device_tasks import merge_files_on_device, suits_device
+
+        suited = [task for task in plan.tasks if suits_device(task)]
+        rest = [task for task in plan.tasks if not suits_device(task)]
+        on_device = merge_files_on_device(
+            suited,
+            keep,
+            torch.device(plan.device),
+            memory=plan.memory,
+            after_piece=after_piece,
+            after_window=writers.advance,
+        )
+    outcomes = on_device + merge_tasks(
+        rest,
         keep,
         memory=plan.memory,
         threads=plan.threads,
         after_piece=after_piece,
         after_window=writers.advance,
     )
+    places = {task.name: place for place, task in enumerate(plan.tasks)}
+    return sorted(outcomes, key=lambda outcome: places[outcome.task.name])
 
 
 def _weights_of(model: Checkpoint) -> list[Path]:

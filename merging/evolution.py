@@ -1,12 +1,11 @@
 """A small evolution strategy for a few numbers in [0, 1], when a score costs seconds and has no gradient.
 
 The (1+1)-CMA-ES: one parent, one child, a covariance learnt from the steps that succeeded.  It only asks which of two
-candidates is better, so it takes the order of ``front.rank`` as it is, and it makes progress from the first child on, where
-a population would spend a small budget on its first generations.  Children below the floor shrink the steps
-towards it (Arnold and Hansen's treatment of a constraint).
+candidates is better, so it takes the order of ``front.rank`` as it is, the floor included, and it makes progress from the
+first child on, where a population would spend a small budget on its first generations.
 
-References: Igel, Suttorp and Hansen 2006, A computational efficient covariance matrix update and a (1+1)-CMA for evolution
-strategies, GECCO; Arnold and Hansen 2012, A (1+1)-CMA-ES for constrained optimisation, GECCO.
+Reference: Igel, Suttorp and Hansen 2006, A computational efficient covariance matrix update and a (1+1)-CMA for evolution
+strategies, GECCO.
 
 Dimensions: d numbers that are searched.
 """
@@ -21,7 +20,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from merging.front import Candidate, Parameters, meets, rank
+from merging.front import Candidate, Parameters, rank
 
 TARGET = 2 / 11
 """Share of successful children at which the step size stays as it is."""
@@ -37,16 +36,13 @@ class Steps:
     size: float
     path: Float64[Tensor, " d"] = field(init=False)
     """Fading sum of the successful steps."""
-    forbidden: Float64[Tensor, " d"] = field(init=False)
-    """Fading sum of the steps that fell below the floor."""
     success: float = TARGET
 
     def __post_init__(self) -> None:
         self.path = torch.zeros_like(self.factor[0])
-        self.forbidden = torch.zeros_like(self.factor[0])
 
     def learn(self, step: Float64[Tensor, " d"], *, succeeded: bool) -> None:
-        """Adapt to a child that may be compared with its parent; ``step`` is in units of ``size``."""
+        """Adapt to a child that beat its parent or did not; ``step`` is in units of ``size``."""
         d = len(step)
         self.success += (float(succeeded) - self.success) / 12
         self.size *= math.exp((self.success - TARGET) / (1 - TARGET) / (1 + d / 2))
@@ -59,15 +55,6 @@ class Steps:
         if square > 0:
             gain = (math.sqrt(1 + rate * square / (1 - rate)) - 1) / square
             self.factor = math.sqrt(1 - rate) * (self.factor + gain * self.path.outer(whitened))
-
-    def avoid(self, step: Float64[Tensor, " d"]) -> None:
-        """Make steps in the direction of one that fell below the floor shorter."""
-        d = len(step)
-        self.forbidden = self.forbidden + (step - self.forbidden) / (d + 2)
-        whitened = torch.linalg.solve(self.factor, self.forbidden)
-        square = float(whitened @ whitened)
-        if square > 0:
-            self.factor = self.factor - 0.1 / (d + 2) * self.forbidden.outer(whitened) / square
 
 
 def evolve(
@@ -96,9 +83,6 @@ def evolve(
         drawn = steps.factor @ torch.randn(len(at), generator=generator, dtype=torch.float64)
         there = (at + steps.size * drawn).clamp(0, 1)
         child = yield place(there.tolist())
-        if meets(parent, floor) and not meets(child, floor):
-            steps.avoid(drawn)
-            continue
         # Not >=: against a border of the box a child can be its parent, and steps would grow without end.
         succeeded = rank(child, floor) > rank(parent, floor)
         steps.learn(drawn, succeeded=succeeded)

@@ -17,13 +17,14 @@ from merging.adapter import is_adapter
 from merging.adapter_file import Adapter, read_adapter
 from merging.adapter_output import check_output, copy_adapter, write_adapter
 from merging.adapter_parts import parts_of, refuse_misfits
+from merging.card import model_card
 from merging.lora_merge import Decision, Look, Merged, decide, look_at, merge_part
 from merging.lora_report import lora_report
 from merging.request import PathLike, settings_of
 from merging.rule import Number, Rule, settle_rule
 from merging.schedule import Settings, layer_count
 from merging.shared_base import base_record, named_base, open_shared_base
-from storage.atomic import building_folder, refuse_existing
+from storage.atomic import building_folder, refuse_existing, write_text
 from storage.json_file import write_json
 from storage.manifest import weight_hashes, write_manifest
 
@@ -124,6 +125,7 @@ def merge_adapters(
         record = base_record(adapters, known)
         report = lora_report(rule, adapters, merged, hashes=hashes, base=record, rank=rank)
         write_json(folder / "merge.json", report)
+        write_text(folder / "README.md", model_card(report, name=target.name, library="peft"))
         write_manifest(folder, kind="merge", **({"base": record} if record else {}))
     return report
 

@@ -20,8 +20,7 @@ from merging.reading import OpenFiles, Reader, Scratch
 from merging.request import Input, Request, settings_of
 from merging.schedule import Settings, layer_count
 from merging.solving import solve
-from merging.task import Measured as Found
-from merging.task import Task
+from merging.task import Measurement, Task
 from merging.workers import Workers
 from storage.hashing import FileHashes
 
@@ -34,7 +33,7 @@ class Measured:
         self._tasks = tasks
         self._threads = threads
         with Workers(threads) as workers, OpenFiles() as files:
-            self._found: list[Found] = measure(tasks, Reader(files, Scratch()), workers)
+            self._found: list[Measurement] = measure(tasks, Reader(files, Scratch()), workers)
 
     @classmethod
     def open(

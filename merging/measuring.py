@@ -15,7 +15,7 @@ from merging.gram import add_products, angles_of, mirrored, pairs_to_measure_aga
 from merging.pieces import BLOCK, Rows, row_ranges
 from merging.reading import Reader
 from merging.sources import TensorSource
-from merging.task import Measured, Task
+from merging.task import Measurement, Task
 from merging.workers import Workers
 
 
@@ -43,7 +43,7 @@ def blocks_of(task: Task) -> list[Block]:
     return [Block(task, ranges[first : first + BLOCK], first) for first in range(0, len(ranges), BLOCK)]
 
 
-def measure(tasks: Sequence[Task], reader: Reader, workers: Workers) -> list[Measured]:
+def measure(tasks: Sequence[Task], reader: Reader, workers: Workers) -> list[Measurement]:
     """Measure tensors, in order.
 
     Raises:
@@ -112,7 +112,7 @@ def _measure_block(block: Block, reader: Reader) -> _BlockMeasure:
     return _BlockMeasure(task, products, squares, equal)
 
 
-def _join(task: Task, parts: Sequence[_BlockMeasure], reader: Reader) -> Measured:
+def _join(task: Task, parts: Sequence[_BlockMeasure], reader: Reader) -> Measurement:
     """Add up a tensor's blocks in order and read off its angles."""
     equal = all(part.equal for part in parts)
     if not task.is_float:
@@ -121,7 +121,7 @@ def _join(task: Task, parts: Sequence[_BlockMeasure], reader: Reader) -> Measure
                 f"tensor {task.name}: expected equal values in all inputs, as it is of {task.inputs[0].dtype}, "
                 "got others; only floating-point weights can be merged"
             )
-        return Measured(None, None, None, equal=True)
+        return Measurement(None, None, None, equal=True)
     n = len(task.inputs)
     chunks = [part.products for part in parts] or [torch.zeros(1, n, n, dtype=torch.float64)]
     products = mirrored(torch.cat(chunks).sum(0))
@@ -134,7 +134,7 @@ def _join(task: Task, parts: Sequence[_BlockMeasure], reader: Reader) -> Measure
     else:
         _measure_small_angles(task, products, angles, reader)
     wants_base = task.told.options.norm == "base" and task.base is not None
-    return Measured(products, angles, math.sqrt(base_square) if wants_base else None, equal)
+    return Measurement(products, angles, math.sqrt(base_square) if wants_base else None, equal)
 
 
 def _measure_small_angles(

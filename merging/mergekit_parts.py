@@ -104,6 +104,11 @@ def role_of(row: Method) -> Role | None:
     return _ROLES.get(row.name)
 
 
+def name_in_mergekit(key: str) -> str:
+    """Return what mergekit calls one of our parameters."""
+    return next((theirs for theirs, ours in OURS.items() if ours == key), key)
+
+
 def unread(key: str, reason: str) -> str:
     """Return the note on a key without effect."""
     return f"{key}: without effect, {reason}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from merging.mergekit_parts import WHOLE, Part, Scope, parse_parts, parse_reference, role_of, unread
+from merging.mergekit_parts import WHOLE, Part, Scope, name_in_mergekit, parse_parts, parse_reference, role_of, unread
 from merging.methods import METHODS, Method
 from merging.recipe import ModelRef, Recipe, mapping_of, name_of, refuse_unknown, text_of
 from merging.schedule import PER_INPUT, SHARED, LayerSlice, Schedule, Settings, shown
@@ -106,7 +106,7 @@ def _order(
         return everyone
     if role == "origin":
         silent = [source for source in part.sources if source.ref == base and source.told]
-        notes += [unread(key, "the base has none of its own") for source in silent for key in source.told]
+        notes += [unread(name_in_mergekit(key), "the base is told nothing") for source in silent for key in source.told]
         return [index for index, ref in enumerate(refs) if ref != base]
     added: list[int | None] = [None] if joins and base not in refs else []
     if role == "end":

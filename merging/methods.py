@@ -30,7 +30,8 @@ class Method:
     called: str = ""
     """The function; by default it carries the method's name."""
     compat: str = ""
-    """Function of ``mergekit_compat`` with mergekit's own formula, where that differs from ours."""
+    """The function with mergekit's own formula, where that differs from ours: of ``mergekit_compat``, or of
+    ``mergekit_sparse`` for methods that look at single elements."""
     kind: Literal["coefficients", "elements"] = "coefficients"
     minimum: int = 2
     """Fewest inputs."""
@@ -54,7 +55,10 @@ class Method:
     @property
     def compat_function(self) -> Callable[..., Any]:
         """The function that reproduces mergekit's numbers: its own formula, or ours where they agree."""
-        return getattr(import_module("merging.mergekit_compat"), self.compat) if self.compat else self.function
+        if not self.compat:
+            return self.function
+        home = "mergekit_sparse" if self.kind == "elements" else "mergekit_compat"
+        return getattr(import_module(f"merging.{home}"), self.compat)
 
 
 WEIGHTS_AND_NORM = frozenset({"weights", "norm"})
@@ -155,6 +159,7 @@ _ROWS = (
     ),
     Method(
         name="ties",
+        compat="ties",
         summary="trim task vectors, elect a sign for each element, average those that agree",
         home="sparse",
         kind="elements",
@@ -167,6 +172,7 @@ _ROWS = (
     ),
     Method(
         name="dare_linear",
+        compat="dare_linear",
         summary="drop elements at random, rescale, add",
         home="sparse",
         kind="elements",
@@ -179,6 +185,7 @@ _ROWS = (
     ),
     Method(
         name="dare_ties",
+        compat="dare_ties",
         summary="drop elements at random, rescale, elect signs",
         home="sparse",
         kind="elements",
@@ -191,6 +198,7 @@ _ROWS = (
     ),
     Method(
         name="della",
+        compat="della",
         summary="drop elements at random, small ones more often, rescale, elect signs",
         home="sparse",
         kind="elements",
@@ -203,6 +211,7 @@ _ROWS = (
     ),
     Method(
         name="della_linear",
+        compat="della_linear",
         summary="drop elements at random, small ones more often, rescale, add",
         home="sparse",
         kind="elements",
@@ -215,6 +224,7 @@ _ROWS = (
     ),
     Method(
         name="breadcrumbs",
+        compat="breadcrumbs",
         summary="drop the smallest and the largest elements, add",
         home="sparse",
         kind="elements",
@@ -226,6 +236,7 @@ _ROWS = (
     ),
     Method(
         name="breadcrumbs_ties",
+        compat="breadcrumbs_ties",
         summary="drop the smallest and the largest elements, elect signs",
         home="sparse",
         kind="elements",
@@ -237,6 +248,7 @@ _ROWS = (
     ),
     Method(
         name="sce",
+        compat="sce",
         summary="keep the elements that differ most, weigh by their squares, erase minority signs",
         home="sparse",
         kind="elements",

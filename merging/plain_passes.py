@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
-from merging.ragged import pairs_of
 from merging.device_window import Window
+from merging.ragged import pairs_of
 
 PIECE = 2**18
 """Elements of an input that are in work at once."""

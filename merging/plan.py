@@ -44,6 +44,8 @@ class MergePlan:
     """Whose file layout and dtypes the result has: the base, or else the first input."""
     companions: Path
     """The folder whose tokenizer, configuration and modules the result has."""
+    dtype: str | None
+    """Of the result, if one was asked for."""
     tasks: tuple[Task, ...]
     files: tuple[WeightFile, ...]
     notes: tuple[str, ...]
@@ -130,6 +132,7 @@ def plan_merge(
         base=base,
         donor=donor,
         companions=Path(request.companions) if request.companions is not None else donor.folder,
+        dtype=request.dtype,
         tasks=tasks,
         files=tuple(layout(kept, dtypes, shard_bytes or SHARD_BYTES)),
         notes=notes,

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from merging.mergekit_recipe import parse_mergekit_recipe
 from merging.recipe import Recipe, parse_recipe
 from merging.schedule import shown
 from storage.text_file import read_text
-from storage.yaml_file import _StrictLoader
+from storage.yaml_file import parse_yaml_documents
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ def read_recipe_file(path: str | os.PathLike[str], *, compat: str | None = None)
     """
     file = os.fspath(path)
     text = read_text(path, "a recipe, a YAML file")
-    documents = [document for document in _documents(text, file) if document is not None]
+    documents = [document for document in parse_yaml_documents(text, file) if document is not None]
     if not documents:
         raise ValueError(f"{file}: expected a recipe, got an empty file; see examples/merge_recipe.yaml")
     single = len(documents) == 1
@@ -45,22 +43,6 @@ def read_recipe_file(path: str | os.PathLike[str], *, compat: str | None = None)
     recipes = tuple(_recipe(one, place, compat) for one, place in zip(documents, places, strict=True))
     _check_names(recipes, places)
     return RecipeFile(recipes, text)
-
-
-def _documents(text: str, file: str) -> list[Any]:
-    """Return every document of a YAML text, as plain values."""
-    try:
-        return list(yaml.load_all(text, _StrictLoader))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise ValueError(f"{file}, line {mark.line + 1 if mark else 1}: {error.problem}; correct that line") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: expected YAML, got {' '.join(str(error).split())}; correct the file") from None
-    except RecursionError:
-        raise ValueError(f"{file}: expected YAML of modest depth, got hundreds of nested levels") from None
-    except (ValueError, LookupError, AttributeError) as error:
-        # what the loader's constructors raise for a date without a 31st, for !!bool maybe or for !!int ""
-        raise ValueError(f"{file}: expected values that fit their tags, got {error}; quote them") from None
 
 
 def _recipe(document: Any, where: str, compat: str | None) -> Recipe:

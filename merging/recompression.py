@@ -17,7 +17,7 @@ from torch import Tensor
 
 from merging.pieces import row_ranges
 
-DECOMPOSED_WHOLE = 1024
+DECOMPOSED_WHOLE = 512
 """Smaller side up to which a dense matrix is decomposed as a whole."""
 
 OVERSAMPLING = 16

@@ -40,6 +40,7 @@ def merge_report(plan: MergePlan, outcomes: Sequence[Outcome]) -> dict[str, Any]
         "compat": "mergekit" if rule.compat else None,
         "space": rule.space,
         "granularity": rule.granularity,
+        "dtype": plan.dtype,
         "parameters": parameters_of(rule),
         "base": None if plan.base is None else _described(plan, plan.base),
         "inputs": [_described(plan, model) for model in plan.inputs],

@@ -12,7 +12,7 @@ from merging.options import Antipodal, Norm, Options
 from merging.schedule import Settings
 
 Space = Literal["weight", "task_vector"]
-Granularity = Literal["tensor", "row", "layer", "model"]
+Granularity = Literal["tensor", "row", "column", "layer", "model"]
 Number = int | float  # both named: what checks types at run time does not take an int for a float
 
 PER_INPUT = ("density", "gamma", "epsilon")
@@ -44,7 +44,7 @@ class Rule:
     space: Space
     """``task_vector``: inputs are taken as differences from the base; ``weight``: as they are."""
     granularity: Granularity
-    """What has angles and coefficients of its own: a row, a tensor, a layer, or the whole model."""
+    """What has angles and coefficients of its own: a row or column of a matrix, a tensor, a layer, or the whole model."""
     norm: Norm
     antipodal: Antipodal
     base_index: int | None
@@ -78,13 +78,7 @@ class Rule:
     @property
     def is_constant(self) -> bool:
         """Whether every tensor is told the same."""
-        parts = self.settings.slices
-        schedules = [
-            *(one for part in parts for one in part.shared.values()),
-            *(one for part in parts for each in part.per_input.values() for one in each if one is not None),
-        ]
-        entries = [entry for schedule in schedules for entry in schedule.entries]
-        return len(parts) == 1 and all(entry.filter is None and len(entry.knots) == 1 for entry in entries)
+        return self.settings.is_constant
 
     @property
     def is_average(self) -> bool:

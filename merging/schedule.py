@@ -240,7 +240,7 @@ class Settings:
     def idle_filters(self, names: Iterable[str]) -> list[str]:
         """Return the filters that are part of no tensor's name: most likely misspelt."""
         filters = {entry.filter for one in self._schedules() for entry in one.entries if entry.filter is not None}
-        return sorted(filters - {found for name in names for found in filters if found in name})
+        return sorted(filters.difference(*({one for one in filters if one in name} for name in names)))
 
     def _schedules(self) -> Iterator[Schedule]:
         for part in self.slices:

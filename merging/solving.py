@@ -8,7 +8,7 @@ Dimensions: g groups, n inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,12 +19,12 @@ from merging.gram import Gram, angles_of
 from merging.options import Options
 from merging.rule import Rule
 from merging.solution import Solution
-from merging.task import Measured, Solved, Task
+from merging.task import Measurement, Solved, Task
 
 SINGLE_ELEMENT = "single element: linear"
 
 
-def solve(tasks: Sequence[Task], measured: Sequence[Measured]) -> list[Solved]:
+def solve(tasks: Sequence[Task], measured: Sequence[Measurement]) -> list[Solved]:
     """Return how each tensor is made.
 
     Raises:
@@ -36,7 +36,7 @@ def solve(tasks: Sequence[Task], measured: Sequence[Measured]) -> list[Solved]:
         settled = _without_solving(task, found)
         if settled is not None:
             solved[index] = settled
-        if task.is_float and task.rule.method.kind == "coefficients" and not task.by_row:
+        if task.is_float and task.rule.method.kind == "coefficients" and not task.by_line:
             members.setdefault(task.group, []).append(index)
     # A group whose members are all settled already needs no coefficients.
     groups = [group for group in members.values() if not all(index in solved for index in group)]
@@ -63,7 +63,7 @@ def solution_of(rule: Rule, gram: Gram, weights: Float64[Tensor, "g n"], options
     return solution
 
 
-def _without_solving(task: Task, found: Measured) -> Solved | None:
+def _without_solving(task: Task, found: Measurement) -> Solved | None:
     """Return what needs no coefficients: copies, and tensors of one number."""
     if found.equal and task.keeps_equal:
         return Solved(None, copied=task.original)
@@ -73,7 +73,7 @@ def _without_solving(task: Task, found: Measured) -> Solved | None:
     if still and task.told.options.norm != "base":
         # No input differs from the base, so nothing moves.
         return Solved(None, copied=task.origin)
-    takes_norm = "norm" in task.rule.method.takes and task.rule.granularity in ("tensor", "row")
+    takes_norm = "norm" in task.rule.method.takes and task.rule.granularity in ("tensor", "row", "column")
     if task.elements == 1 and takes_norm and len(task.inputs) > 1:
         # One number has a sign and no direction: two of them are parallel or antipodal, never at an angle.
         return Solved(torch.tensor(task.told.weights, dtype=torch.float64) * _scale(task), notes=(SINGLE_ELEMENT,))
@@ -85,7 +85,7 @@ def _scale(task: Task) -> float:
 
 
 def _solve_batch(
-    batch: Sequence[Sequence[int]], tasks: Sequence[Task], measured: Sequence[Measured]
+    batch: Sequence[Sequence[int]], tasks: Sequence[Task], measured: Sequence[Measurement]
 ) -> list[Solved]:
     """Solve groups with equal options together."""
     first = tasks[batch[0][0]]
@@ -116,8 +116,8 @@ def refuse(solution: Solution, names: Sequence[str]) -> None:
         raise ValueError(f"tensor {name}: {solution.reason}")
 
 
-def _total(products: Sequence[Tensor | None] | object) -> Float64[Tensor, "n n"]:
-    first, *others = [one for one in products if one is not None]  # type: ignore[attr-defined]
+def _total(products: Iterable[Tensor | None]) -> Float64[Tensor, "n n"]:
+    first, *others = [one for one in products if one is not None]
     return sum(others, first)
 
 

@@ -54,9 +54,9 @@ class Task:
         return [*self.inputs, *([origin] if origin is not None else [])]
 
     @property
-    def by_row(self) -> bool:
-        """Whether each row has coefficients of its own; a vector is one row."""
-        return self.rule.granularity == "row" and len(self.shape) > 1 and self.is_float
+    def by_line(self) -> bool:
+        """Whether each row, or each column, has coefficients of its own; a vector is one of either."""
+        return self.rule.granularity in ("row", "column") and len(self.shape) > 1 and self.is_float
 
     @property
     def group(self) -> object:
@@ -80,7 +80,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What pass 1 found out about one tensor."""
 
     products: Float64[Tensor, "n n"] | None

@@ -97,16 +97,19 @@ def merge_state_dicts(
     )
     tasks = held_tasks(request, state_dicts, base)
     donor = state_dicts[0] if base is None else base
+    ready = _merge_on_device(tasks)
     results = {
         task.name: torch.empty(donor[task.name].numel(), dtype=task.dtype, device=donor[task.name].device)
         for task in tasks
+        if task.name not in ready
     }
 
     def keep(task: Task, first: int, values: Tensor) -> None:
         results[task.name][first : first + values.numel()] = values
 
-    merge_tasks(tasks, keep, memory=MEMORY, threads=threads)
-    return {name: result.reshape(donor[name].shape) for name, result in results.items()}
+    merge_tasks([task for task in tasks if task.name not in ready], keep, memory=MEMORY, threads=threads)
+    merged = ready | {name: result.reshape(donor[name].shape) for name, result in results.items()}
+    return {task.name: merged[task.name] for task in tasks}
 
 
 def held_tasks(
@@ -138,6 +141,16 @@ def held_tasks(
         )
         for name, first in agreement.kept(held[0]).items()
     ]
+
+
+def _merge_on_device(tasks: Sequence[Task]) -> dict[str, Tensor]:
+    """Merge, where they are, the tensors that lie on one CUDA device and that its kernels can merge."""
+    places = {source.tensor.device for task in tasks for source in task.sources if isinstance(source, HeldTensor)}
+    if len(places) != 1 or next(iter(places)).type != "cuda":
+        return {}
+    from merging.device_tasks import merge_held_on_device, suits_device
+
+    return merge_held_on_device([task for task in tasks if suits_device(task)])
 
 
 def _index_of(base: Mapping[str, Tensor] | None, state_dicts: Sequence[Mapping[str, Tensor]]) -> int | None:

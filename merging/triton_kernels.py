@@ -25,8 +25,8 @@ import triton.language as tl
 from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
-from merging.ragged import INDEX_BITS, on_device
 from merging.device_window import Window
+from merging.ragged import INDEX_BITS, on_device
 
 COMPILED: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
 """Said, not left to defaults, which change between versions of Triton and would change the last bits of results."""

@@ -18,7 +18,7 @@ from merging.pieces import CHUNK
 from merging.reading import OpenFiles, Reader, Scratch
 from merging.solving import solve
 from merging.sources import StoredTensor
-from merging.task import Measured, Solved, Task
+from merging.task import Measurement, Solved, Task
 from merging.workers import Workers
 
 MEMORY = 2 * 2**30
@@ -33,7 +33,7 @@ class Outcome:
     """What is known about a tensor after its merge."""
 
     task: Task
-    measured: Measured
+    measured: Measurement
     solved: Solved
     squares: Mapping[str, float] = field(default_factory=dict)
     """Squared distances to the soup and to the line, where they do not follow from coefficients."""
@@ -61,14 +61,16 @@ def merge_tasks(
     Raises:
         ValueError: a tensor cannot be merged; it is named.
     """
+    if not tasks:
+        return []
     outcomes: list[Outcome] = []
     whole = any(task.rule.granularity in ("layer", "model") for task in tasks)
     with Workers(threads) as workers, OpenFiles() as files:
         plain = Reader(files, Scratch())
-        windows = list(windows_of(tasks, arena_bytes(memory, len(tasks[0].inputs), workers.threads) if tasks else 0))
+        windows = list(windows_of(tasks, arena_bytes(memory, len(tasks[0].inputs), workers.threads)))
         arena = torch.empty(max((window.bytes for window in windows), default=0), dtype=torch.uint8)
         solved: dict[int, Solved] = {}
-        measured: dict[int, Measured] = {}
+        measured: dict[int, Measurement] = {}
         if whole:
             # Coefficients of a layer or of the model hang on all its tensors: everything is read twice.
             measured = dict(enumerate(measure(tasks, plain, workers)))

@@ -30,20 +30,22 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Read a YAML file of one document into dicts, lists and scalars.
+    """Read a YAML file of one document into dicts, lists and scalars; an empty one is None.
 
     Raises:
         ValueError: the file is missing, not UTF-8 or not YAML, holds a tag that would build an object,
-            or repeats a key within one mapping.  The message names the file and the line.
+            repeats a key within one mapping, or has several documents.  The message names the file and the line.
     """
-    name = os.fspath(path)
-    text = read_text(path, "a YAML file")
+    documents = parse_yaml_documents(read_text(path, "a YAML file"), os.fspath(path))
+    if len(documents) > 1:
+        raise ValueError(f"{os.fspath(path)}: expected one document, got {len(documents)}; keep one of them")
+    return documents[0] if documents else None
+
+
+def parse_yaml_documents(text: str, name: str) -> list[Any]:
+    """Return every document of a YAML text; errors speak of ``name``, see ``read_yaml``."""
     try:
-        loader = _StrictLoader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
+        return list(yaml.load_all(text, _StrictLoader))  # a safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line_number = mark.line + 1 if mark else 1
@@ -53,3 +55,6 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{name}: expected YAML, got {message}; correct the file") from None
     except RecursionError:
         raise ValueError(f"{name}: expected YAML of modest depth, got hundreds of nested levels") from None
+    except (ValueError, LookupError, AttributeError) as error:
+        # what the loader's constructors raise for a date without a 31st, for !!bool maybe or for !!int ""
+        raise ValueError(f"{name}: expected values that fit their tags, got {error}; quote them") from None

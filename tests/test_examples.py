@@ -8,6 +8,8 @@ from data.labelled_text import check_trainable, read_labelled_text
 from lightning_app.command_line import parse
 from lightning_app.config import TrainConfig
 from lightning_app.stages import read_run_data
+from merging.methods import METHODS
+from merging.recipe_file import read_recipe_file
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").iterdir())
 
@@ -17,6 +19,13 @@ def test_an_example_can_be_used(file):
     if file.suffix == ".jsonl":
         check_trainable(read_labelled_text(file))
         assert read_run_data(TrainConfig(data=str(file))).reported is not None
+    elif file.name.startswith("merge_"):
+        recipes = read_recipe_file(file).recipes
+        for recipe in recipes:
+            assert recipe.notes == ()
+            settled = recipe.settings.at("layers.1.mlp.up_proj.weight", 4)
+            assert settled.keys() <= METHODS[recipe.method].takes
+            assert len(recipe.inputs) <= (METHODS[recipe.method].maximum or len(recipe.inputs))
     else:
         config = parse(TrainConfig, ["--config", str(file)])
         data = read_run_data(config)

@@ -26,6 +26,16 @@ def gram_of(*groups: Sequence[Tensor] | Tensor, base_norms: Tensor | None = None
     return Gram(torch.stack(products), torch.stack(angles), base_norms)
 
 
+def scattered(count: int, spread: float, seed: int, size: int = 9) -> tuple[Tensor, Tensor]:
+    """Vectors around a direction with norms over a factor of ten, and weights for one group."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = spread * torch.randn(count, size, dtype=torch.float64, generator=generator)
+    vectors[:, 0] += 1
+    norms = 10 ** torch.rand(count, 1, dtype=torch.float64, generator=generator)
+    weights = torch.rand(1, count, dtype=torch.float64, generator=generator) + 0.05
+    return norms * vectors / vectors.norm(dim=1, keepdim=True), weights / weights.sum()
+
+
 def _angle(a: Tensor, b: Tensor) -> float:
     return angle_between(a, b) if bool(a.any()) and bool(b.any()) else math.nan
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from merging.adapter import base_of, is_adapter, open_adapter
-from merging.adapter_base import refuse_foreign_base
+from merging.adapter import is_adapter, open_adapter
 from merging.adapter_config import read_adapter_config
 from merging.sources import Checkpoint, open_model
 from storage.tensor_file import read_tensors, write_tensors
@@ -296,17 +295,6 @@ def test_factors_that_are_not_finite_are_refused(
         folded(adapter, base)
 
 
-def test_the_base_is_named_by_the_adapter_or_asked_for(
-    make_model: MakeModel, make_adapter: MakeModel, tiny: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = make_model("base", tiny)
-    monkeypatch.chdir(base.parent)
-    assert base_of(make_adapter("relative", "base")) == "base"
-    for name, named in (("hub", "organisation/model"), ("none", None)):
-        with pytest.raises(ValueError, match=r"local folder, got .*; add --base"):
-            base_of(make_adapter(name, named))
-
-
 def test_folders_that_are_two_things_at_once_are_refused(
     make_model: MakeModel, make_adapter: MakeModel, tiny: dict[str, Tensor]
 ) -> None:
@@ -365,34 +353,6 @@ def test_tensors_beside_the_factors_that_do_not_fit_are_refused_by_name(
         folded(make_adapter("adapter", base, tensors=tensors, **config), base)
     assert "adapter_model.safetensors" in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_an_adapter_of_a_quantised_base_folds_into_the_full_precision_one(
-    make_model: MakeModel, make_adapter: MakeModel, tiny: dict[str, Tensor]
-) -> None:
-    quantised, full = make_model("quantised", tiny), make_model("full", tiny)
-    (quantised / "config.json").write_text('{"quantization_config": {"quant_method": "bitsandbytes"}}')
-    adapter = make_adapter("adapter", quantised)
-    recorded = {"base": {"path": str(quantised), "fingerprint": "of the quantised weights"}}
-    (adapter / "manifest.json").write_text(json.dumps(recorded))
-    with pytest.raises(ValueError, match=r"adapter_config\.json: .*quantised; add --base"):
-        base_of(adapter)
-    with pytest.raises(ValueError, match=r"quantised by bitsandbytes; give the folder of the full-precision model"):
-        folded(adapter, quantised)
-    refuse_foreign_base(adapter, full, "of the full ones")
-    assert not torch.equal(folded(adapter, full)["layers.0.proj.weight"].float(), tiny["layers.0.proj.weight"])
-
-
-def test_a_base_with_another_fingerprint_than_the_recorded_one_is_refused(
-    make_model: MakeModel, make_adapter: MakeModel, tiny: dict[str, Tensor]
-) -> None:
-    base = make_model("base", tiny)
-    adapter = make_adapter("adapter", base)
-    refuse_foreign_base(adapter, base, "a" * 64)
-    (adapter / "manifest.json").write_text(json.dumps({"base": {"fingerprint": "a" * 64}}))
-    refuse_foreign_base(adapter, base, "a" * 64)
-    with pytest.raises(ValueError, match="expected the base with fingerprint aaaaaaaaaaaa, got .* with bbbbbbbbbbbb"):
-        refuse_foreign_base(adapter, base, "b" * 64)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_merge import main as benchmark
-from benchmarks.gpu_merge import shapes
+from benchmarks.gpu_merge import shapes, slerp_at
+from merging import plain_passes
 from merging.device import DeviceMerge, gram_on_device, merge_on_device, sum_on_device
 from merging.device_window import open_window
 from merging.gram import Gram
@@ -210,6 +214,47 @@ def test_an_output_of_another_shape_is_refused() -> None:
     measured = gram_on_device(window)
     with pytest.raises(ValueError, match=r"tensor a: expected an output of shape \(4, 6\), got \(24,\)"):
         sum_on_device(window, measured, fixed([1, 0])(measured.gram), outputs=[[x.view(-1)]])
+
+
+class Asking(TorchDispatchMode):
+    """Notes the operations that would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            isinstance(part, Tensor) and part.dtype == torch.bool
+            for index in args[1:2]
+            if isinstance(index, (list, tuple))
+            for part in index
+        )
+        # lift_fresh is torch.tensor(...): a copy from memory that is not pinned.
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "lift_fresh"):
+            self.noted.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_between_the_passes_nothing_waits_for_the_device() -> None:
+    window = open_window(models(2), [row[0] for row in models(1, seed=1)], groups=[0, 1, 1, 2])
+    sums = plain_passes.measure(window)
+    members = torch.zeros(3, 4, dtype=torch.float64).index_copy_(0, torch.arange(3), torch.rand(3, 4).double())
+    passes = SimpleNamespace(
+        measure=lambda window: sums,
+        add_up=lambda rows, bounds, count: members,
+        combine=lambda window, coefficients, copies, wide, outputs: torch.zeros(4, dtype=torch.int32),
+    )
+    with Asking() as asking:
+        measured = gram_on_device(window, passes=passes)
+        solutions = [slerp_at(0.3)(measured.gram)[0], *fixed([0.5, 0.5])(measured.gram)]
+        merged = sum_on_device(window, measured, solutions, passes=passes)
+        asked = list(asking.noted)
+        merged.check()
+    # The coefficients that this test makes up are a list, once.
+    assert asked == ["lift_fresh"]
+    assert asking.noted[1:] == ["_local_scalar_dense"]
 
 
 def test_nothing_is_merged_into_nothing() -> None:

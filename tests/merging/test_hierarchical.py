@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from merging.hierarchical import hierarchical_slerp, sequential_slerp
 from merging.options import Options
@@ -14,19 +13,10 @@ from tests.merging import oracle
 ORACLES = {hierarchical_slerp: oracle.hierarchical, sequential_slerp: oracle.sequential}
 
 
-def scattered(count: int, spread: float, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    vectors = spread * torch.randn(count, 12, dtype=torch.float64, generator=generator)
-    vectors[:, 0] += 1
-    norms = 10 ** torch.rand(count, 1, dtype=torch.float64, generator=generator)
-    weights = torch.rand(1, count, dtype=torch.float64, generator=generator) + 0.1
-    return norms * vectors / vectors.norm(dim=1, keepdim=True), weights / weights.sum()
-
-
 @pytest.mark.parametrize("method", ORACLES)
 @given(count=st.integers(2, 9), spread=st.sampled_from([1e-6, 1e-4, 0.1, 1.0, 5.0]), seed=st.integers(0, 999))
 def test_it_is_the_slerps_of_whole_vectors(method: type, count: int, spread: float, seed: int) -> None:
-    vectors, weights = scattered(count, spread, seed)
+    vectors, weights = oracle.scattered(count, spread, seed)
     solution = method(oracle.gram_of(vectors), weights, Options())
     expected = ORACLES[method](list(vectors), weights[0].tolist())
     assert oracle.relative_error(solution.coefficients[0] @ vectors, expected) < 1e-9
@@ -34,7 +24,7 @@ def test_it_is_the_slerps_of_whole_vectors(method: type, count: int, spread: flo
 
 
 def test_five_inputs_meet_as_a_tree_and_the_odd_one_last() -> None:
-    vectors, _ = scattered(5, 0.5, 0)
+    vectors, _ = oracle.scattered(5, 0.5, 0)
     units = list(vectors / vectors.norm(dim=1, keepdim=True))
     pairs = oracle.arc(oracle.arc(units[0], units[1], 0.5), oracle.arc(units[2], units[3], 0.5), 0.5)
     expected = oracle.arc(pairs, units[4], 0.2)
@@ -47,7 +37,7 @@ def test_five_inputs_meet_as_a_tree_and_the_odd_one_last() -> None:
 
 @pytest.mark.parametrize("method", ORACLES)
 def test_near_each_other_it_is_close_to_the_karcher_mean(method: type) -> None:
-    vectors, weights = scattered(5, 0.02, 3)
+    vectors, weights = oracle.scattered(5, 0.02, 3)
     gram = oracle.gram_of(vectors)
     got = method(gram, weights, Options()).coefficients[0] @ vectors
     mean = karcher(gram, weights, Options()).coefficients[0] @ vectors
@@ -57,7 +47,7 @@ def test_near_each_other_it_is_close_to_the_karcher_mean(method: type) -> None:
 
 @pytest.mark.parametrize("method", ORACLES)
 def test_a_zero_input_in_any_place_lets_the_others_meet(method: type) -> None:
-    vectors, weights = scattered(4, 0.7, 5)
+    vectors, weights = oracle.scattered(4, 0.7, 5)
     for place in range(4):
         holed = vectors.clone()
         holed[place] = 0
@@ -84,6 +74,6 @@ def test_an_arc_inside_the_tree_may_be_antipodal_where_the_karcher_mean_exists(m
 
 @pytest.mark.parametrize("method", ORACLES)
 def test_partial_sums_of_both_signs_that_cancel_are_refused(method: type) -> None:
-    vectors, _ = scattered(3, 0.3, 2)
+    vectors, _ = oracle.scattered(3, 0.3, 2)
     weights = torch.tensor([[0.5, -0.5, 1.0]], dtype=torch.float64)
     assert bool(method(oracle.gram_of(vectors), weights, Options()).refused)

@@ -59,6 +59,13 @@ def test_the_common_prefix_is_removed(
     assert model.notes == ()
 
 
+def test_what_wrappers_add_inside_names_is_removed(make_model: MakeModel, tmp_path: Path) -> None:
+    weights = {"layers.0.w": torch.ones(2), "layers.1.w": torch.zeros(2)}
+    names = ["m._orig_mod.layers.0._fsdp_wrapped_module._checkpoint_wrapped_module.w", "m._orig_mod.layers.1.w"]
+    path = write(tmp_path / "a.ckpt", dict(zip(names, weights.values(), strict=True)))
+    assert_holds(open_lightning_checkpoint(path, open_model(make_model("base", weights))), weights)
+
+
 def test_what_lightning_itself_saves(make_model: MakeModel, tmp_path: Path) -> None:
     from lightning.pytorch import LightningModule, Trainer
     from transformers import BertConfig, BertModel

@@ -8,13 +8,13 @@ from merging.measuring import measure
 from merging.reading import OpenFiles, Reader, Scratch
 from merging.request import Request
 from merging.schedule import Settings
-from merging.task import Measured
+from merging.task import Measurement
 from merging.tensors import held_tasks
 from merging.workers import Workers
 from tests.merging import oracle
 
 
-def measured(inputs: list[Tensor], base: Tensor | None = None, threads: int = 1, **asked: str) -> Measured:
+def measured(inputs: list[Tensor], base: Tensor | None = None, threads: int = 1, **asked: str) -> Measurement:
     request = Request(inputs=[""] * len(inputs), method="karcher", settings=Settings(), **asked)  # type: ignore[arg-type]
     tasks = held_tasks(request, [{"w": x} for x in inputs], None if base is None else {"w": base})
     with Workers(threads) as workers, OpenFiles() as files:

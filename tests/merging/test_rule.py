@@ -85,7 +85,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("passthrough", {}, "--inputs: passthrough expected exactly 1 models, got 2"),
     ("slerp", {"compat": "peft"}, "--compat: expected mergekit, got 'peft'"),
     ("karcher", {"compat": "mergekit", "norm": "geometric"}, "--norm: karcher has no norm rule"),
-    ("slerp", {"granularity": "head"}, "--granularity: expected one of tensor, row, layer, model, got 'head'"),
+    ("slerp", {"granularity": "head"}, "--granularity: expected one of tensor, row, column, layer, model, got 'head'"),
 ]
 
 

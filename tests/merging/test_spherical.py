@@ -40,16 +40,6 @@ def pair_at(theta: float, ratio: float = 1.0, size: int = 40) -> Tensor:
     return torch.stack([u, ratio * (math.cos(theta) * u + math.sin(theta) * v / v.norm())])
 
 
-def scattered(count: int, spread: float, seed: int, size: int = 9) -> tuple[Tensor, Tensor]:
-    """Vectors around a direction with norms over a factor of ten, and weights."""
-    generator = torch.Generator().manual_seed(seed)
-    vectors = spread * torch.randn(count, size, dtype=torch.float64, generator=generator)
-    vectors[:, 0] += 1
-    norms = 10 ** torch.rand(count, 1, dtype=torch.float64, generator=generator)
-    weights = torch.rand(1, count, dtype=torch.float64, generator=generator) + 0.05
-    return norms * vectors / vectors.norm(dim=1, keepdim=True), weights / weights.sum()
-
-
 def merged(solution: Solution, vectors: Tensor) -> Tensor:
     return solution.coefficients[0] @ vectors
 
@@ -88,7 +78,7 @@ def test_the_ends_of_the_arc_are_the_inputs_exactly(t: float) -> None:
 
 @given(count=st.integers(3, 8), seed=st.integers(0, 9999), spread=st.sampled_from([1e-6, 1e-3, 0.1, 0.5, 1.0, 3.0]))
 def test_karcher_is_where_the_pulls_of_the_inputs_cancel(count: int, seed: int, spread: float) -> None:
-    vectors, weights = scattered(count, spread, seed)
+    vectors, weights = oracle.scattered(count, spread, seed)
     solution = karcher(oracle.gram_of(vectors), weights, Options())
     assume(told(solution) == [])
     mean = merged(solution, vectors)
@@ -100,7 +90,7 @@ def test_karcher_is_where_the_pulls_of_the_inputs_cancel(count: int, seed: int, 
 @pytest.mark.parametrize("spread", [1e-6, 1e-2, 0.2, 0.35])
 @pytest.mark.parametrize("count", range(3, 9))
 def test_karcher_is_the_iteration_on_whole_vectors(count: int, spread: float) -> None:
-    vectors, weights = scattered(count, spread, seed=count, size=30)
+    vectors, weights = oracle.scattered(count, spread, seed=count, size=30)
     solution = karcher(oracle.gram_of(vectors), weights, Options())
     assert told(solution) == []
     expected = oracle.karcher(list(vectors), weights[0].tolist())
@@ -119,7 +109,7 @@ def test_karcher_arrives_where_the_inputs_lie_a_degree_short_of_ninety_from_thei
 
 @given(order=st.permutations(range(6)), seed=st.integers(0, 99))
 def test_karcher_does_not_depend_on_the_order(order: Sequence[int], seed: int) -> None:
-    vectors, weights = scattered(6, 0.7, seed)
+    vectors, weights = oracle.scattered(6, 0.7, seed)
     expected = merged(karcher(oracle.gram_of(vectors), weights, Options()), vectors)
     got = merged(karcher(oracle.gram_of(vectors[order]), weights[:, order], Options()), vectors[order])
     assert oracle.relative_error(got, expected) < 1e-12
@@ -134,11 +124,22 @@ def test_of_two_inputs_all_spherical_means_are_slerp(theta: float, t: float, log
         torch.testing.assert_close(method(gram, weights, Options()).coefficients, expected, rtol=1e-12, atol=0)
 
 
+@given(theta=st.floats(1e-6, math.pi - 1.001e-3), t=st.floats(0.05, 0.95))
+@example(theta=math.pi - 1.001e-3, t=0.3)
+@pytest.mark.parametrize("method", [karcher, hierarchical_slerp, sequential_slerp])
+def test_of_three_inputs_with_a_silent_one_they_are_slerp_too(method: type, theta: float, t: float) -> None:
+    pair = pair_at(theta)
+    trio, weights = torch.stack([pair[0], -pair[1], pair[1]]), shares(1 - t, 0.0, t)
+    expected = slerp(oracle.gram_of(pair), shares(1 - t, t), Options()).coefficients
+    got = method(oracle.gram_of(trio), weights, Options()).coefficients
+    torch.testing.assert_close(got[:, [0, 2]], expected, rtol=1e-12, atol=0)
+
+
 def hard_groups(count: int) -> tuple[Gram, Tensor]:
     """300 groups of every kind: close, wide, with zeros, parallel, antipodal, balanced, of weight zero."""
     kinds: list[Tensor] = []
     for seed in range(300):
-        vectors, _ = scattered(count, [1e-5, 0.3, 1.0, 30.0][seed % 4], seed, size=4)
+        vectors, _ = oracle.scattered(count, [1e-5, 0.3, 1.0, 30.0][seed % 4], seed, size=4)
         if seed % 7 == 0:
             vectors[seed % count] = 0
         if seed % 11 == 0:
@@ -207,7 +208,7 @@ def test_a_zero_input_makes_two_linear(method: type, t: float) -> None:
 
 @pytest.mark.parametrize("method", [karcher, hierarchical_slerp, sequential_slerp])
 def test_a_zero_input_leaves_the_direction_and_stays_in_the_length(method: type) -> None:
-    vectors, weights = scattered(3, 0.8, seed=4)
+    vectors, weights = oracle.scattered(3, 0.8, seed=4)
     with_zero = torch.cat([vectors[:1], torch.zeros(1, 9, dtype=torch.float64), vectors[1:]])
     more = torch.cat([weights[:, :1] * 0.6, shares(0.4), weights[:, 1:] * 0.6], -1)
     without = merged(method(oracle.gram_of(vectors), weights, Options()), vectors)
@@ -230,7 +231,7 @@ def test_where_all_inputs_are_zero_the_weights_stay(method: type) -> None:
 @pytest.mark.parametrize("method", [karcher, sequential_slerp, norm_matched])
 def test_an_input_of_weight_zero_has_no_say(method: type, norm: str) -> None:
     options = Options(norm=norm)  # type: ignore[arg-type]
-    vectors, weights = scattered(3, 0.8, seed=8)
+    vectors, weights = oracle.scattered(3, 0.8, seed=8)
     for silent in (-vectors[:1], torch.zeros_like(vectors[:1])):
         others = torch.cat([vectors, silent])
         solution = method(oracle.gram_of(others), torch.cat([weights, shares(0.0)], -1), options)
@@ -245,6 +246,7 @@ def test_inputs_beyond_ninety_degrees_of_the_mean_of_three_or_more_are_reported(
     solution = karcher(oracle.gram_of(wide), shares(0.49, 0.49, 0.02), Options())
     assert told(solution) == ["not unique"]
     assert told(slerp(oracle.gram_of(wide[[0, 2]]), shares(0.98, 0.02), Options())) == []
+    assert told(karcher(oracle.gram_of(wide), shares(0.98, 0.0, 0.02), Options())) == []
 
 
 @pytest.mark.parametrize("method", [slerp, karcher, hierarchical_slerp, sequential_slerp, warp])
@@ -294,9 +296,9 @@ def test_an_extrapolated_length_goes_on_through_zero_as_the_linear_one_does() ->
 
 @given(seed=st.integers(0, 999), negative=st.floats(0.01, 0.3), count=st.integers(3, 6))
 def test_with_a_negative_weight_the_pulls_cancel_too(seed: int, negative: float, count: int) -> None:
-    vectors, weights = scattered(count, 0.2, seed)
+    vectors, weights = oracle.scattered(count, 0.2, seed)
     weights = torch.cat([shares(-negative), weights[:, 1:] / weights[:, 1:].sum() * (1 + negative)], -1)
-    solution = karcher(oracle.gram_of(vectors), weights, Options())
+    solution = karcher(oracle.gram_of(vectors), weights, Options(norm="geometric"))
     assert not bool(solution.refused)
     assert float(oracle.pull(list(vectors), weights[0].tolist(), merged(solution, vectors)).norm()) < 1e-10
 

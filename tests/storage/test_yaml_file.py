@@ -25,7 +25,9 @@ def test_plain_values_and_merge_keys_are_read(tmp_path: Path) -> None:
         ("x:\n  a: 1\n  a: 2\n", "line 3: .*'a' twice"),
         ("a: !!python/object/apply:os.system ['true']\n", "line 1: could not determine a constructor"),
         ("a: [1\nb: 2\n", "line 2"),
-        ("a: 1\n---\nb: 2\n", "line 2"),
+        ("a: 1\n---\nb: 2\n", "expected one document, got 2"),
+        ('a: !!int ""\n', "expected values that fit their tags"),
+        ("a: 2001-02-31\n", "expected values that fit their tags"),
         ("a: \x07\n", "expected YAML"),
     ],
 )
