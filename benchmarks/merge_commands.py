@@ -130,7 +130,9 @@ def run(command: Sequence[str]) -> Run:
     return Run(seconds, usage.ru_maxrss * 1024)
 
 
-def in_turn(commands: Sequence[Sequence[str]], repeats: int, tidy: Callable[[], None] = lambda: None) -> list[list[Run]]:
+def in_turn(
+    commands: Sequence[Sequence[str]], repeats: int, tidy: Callable[[], None] = lambda: None
+) -> list[list[Run]]:
     """Run commands in turn ``repeats`` times, after one round that is not counted; returns the runs of each."""
     runs: list[list[Run]] = [[] for _ in commands]
     for turn in range(repeats + 1):

@@ -130,7 +130,7 @@ class MergeConfig(Plain):
     """Merge checkpoints of one base into one model folder (or adapters into one adapter), or search how to."""
 
     method: str | None = None
-    """linear (a soup), slerp (two inputs, along the arc), karcher (the spherical mean of many), ties, model_stock, ...: a row of METHODS."""
+    """linear (a soup), slerp (two inputs, along the arc), karcher (spherical mean of many), ties, model_stock, ...: a row of METHODS."""
     inputs: tuple[str, ...] = ()
     """The checkpoints: names of BACKBONES, model folders, adapter folders (stages of a run), or Lightning .ckpt files."""
     output: str

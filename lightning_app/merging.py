@@ -98,7 +98,12 @@ def _carry_out(
         from merging.engine import merge_checkpoints
 
         return merge_checkpoints(
-            output=config.output, progress=progress, complete=complete_tokenizer, hashes=hashes, **arguments, **resources
+            output=config.output,
+            progress=progress,
+            complete=complete_tokenizer,
+            hashes=hashes,
+            **arguments,
+            **resources,
         )
 
 
@@ -185,9 +190,13 @@ def _refuse_contradictions(config: MergeConfig) -> None:
     if config.rank is not None and not config.adapter:
         raise ValueError("--rank: expected --adapter beside it, got no --adapter; add it or leave --rank out")
     if config.adapter and config.search is not None:
-        raise ValueError("--adapter: expected no --search beside it, got both; search first, then merge with its weights")
+        raise ValueError(
+            "--adapter: expected no --search beside it, got both; search first, then merge with its weights"
+        )
     if config.adapter and config.plan:
-        raise ValueError("--plan: expected a merge of whole models, got --adapter; an adapter takes seconds: leave it out")
+        raise ValueError(
+            "--plan: expected a merge of whole models, got --adapter; an adapter takes seconds: leave it out"
+        )
 
 
 def _refuse_strange_output(config: MergeConfig, output: Path) -> None:

@@ -129,7 +129,7 @@ def _write_base(run: Run, folder: Path, measured: Measured) -> Path:
     if (target / "manifest.json").is_file():
         verify_manifest(target)
         return run.base or target
-    about = {"stage": "0-base", "backbone": run.config.backbone, "seed": run.config.seed}
+    about: dict[str, Any] = {"stage": "0-base", "backbone": run.config.backbone, "seed": run.config.seed}
     if run.base is None:
         return save_embedder(run.embedder, target, extra_manifest=about, json_files={"metrics.json": measured.row})
     with building_folder(target) as building:

@@ -7,10 +7,14 @@ _HOME = {
     "merge_checkpoints": "engine",
     "merge_tensors": "tensors",
     "merge_state_dicts": "tensors",
+    "merge_adapters": "lora_space",
+    "Measured": "measured",
     "METHODS": "methods",
 }
 __all__ = [
     "METHODS",
+    "Measured",
+    "merge_adapters",
     "merge_checkpoints",
     "merge_state_dicts",
     "merge_tensors",

@@ -74,9 +74,7 @@ def _is_columns(task: Task) -> bool:
     return task.by_line and task.rule.granularity == "column"
 
 
-def _values(
-    block: Block, solved: Solved, reader: Reader, squares: dict[str, float]
-) -> Iterator[Shaped[Tensor, " m"]]:
+def _values(block: Block, solved: Solved, reader: Reader, squares: dict[str, float]) -> Iterator[Shaped[Tensor, " m"]]:
     task = block.task
     if solved.copied is not None:
         return (reader.rows(solved.copied, start, stop, 0, again=True) for start, stop in block.ranges)
@@ -89,9 +87,7 @@ def _values(
     return _row_sums(block, reader, squares)
 
 
-def _sums(
-    block: Block, coefficients: Float64[Tensor, " n"], reader: Reader
-) -> Iterator[Float64[Tensor, " m"]]:
+def _sums(block: Block, coefficients: Float64[Tensor, " n"], reader: Reader) -> Iterator[Float64[Tensor, " m"]]:
     """One weighted sum for all rows."""
     task = block.task
     for (start, stop), chunk in zip(block.ranges, vectors(task, block.ranges, reader, again=True), strict=True):

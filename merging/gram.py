@@ -40,12 +40,12 @@ class Gram:
 
     def lengths(self, coefficients: Float64[Tensor, "g n"]) -> Float64[Tensor, " g"]:
         """Norms of the vectors with these coefficients over the inputs."""
-        square = (coefficients.unsqueeze(-1) * self.products * coefficients.unsqueeze(-2)).sum((-2, -1))
+        square = (coefficients.unsqueeze(-1) * self.products * coefficients.unsqueeze(-2)).sum(-1).sum(-1)
         return square.clamp(min=0).sqrt()
 
 
 def angles_of(products: Float64[Tensor, "g n n"]) -> Float64[Tensor, "g n n"]:
-    """Return the angles of Gram matrices by 2 atan2(|d|, |s|), d and s the difference and sum of unit vectors.
+    """Return the angles of Gram matrices by 2 atan(|d| / |s|), d and s the difference and sum of unit vectors.
 
     NaN between a zero vector and any other.
 
@@ -55,7 +55,8 @@ def angles_of(products: Float64[Tensor, "g n n"]) -> Float64[Tensor, "g n n"]:
     """
     norms = products.diagonal(dim1=-2, dim2=-1).sqrt()
     cosines = (products / (norms.unsqueeze(-1) * norms.unsqueeze(-2))).clamp(-1, 1)
-    angles = 2 * torch.atan2((1 - cosines).sqrt(), (1 + cosines).sqrt())
+    # Not atan2, whose rounding depends on where in a batch a number stands.
+    angles = 2 * torch.atan((1 - cosines).sqrt() / (1 + cosines).sqrt())
     eye = torch.eye(products.shape[-1], dtype=torch.bool, device=products.device)
     return angles.masked_fill(eye, 0.0)
 

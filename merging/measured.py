@@ -36,9 +36,7 @@ class Measured:
             self._found: list[Measurement] = measure(tasks, Reader(files, Scratch()), workers)
 
     @classmethod
-    def open(
-        cls, inputs: Sequence[Input], *, method: str, threads: int | None = None, **parameters: Any
-    ) -> Measured:
+    def open(cls, inputs: Sequence[Input], *, method: str, threads: int | None = None, **parameters: Any) -> Measured:
         """Read and measure models.
 
         Args:

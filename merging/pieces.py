@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from merging.sources import as_matrix
 
-CHUNK = 2**17
+CHUNK = 2**18
 """Elements of a chunk: 1 MiB in float64."""
 
 BLOCK = 8

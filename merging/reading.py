@@ -107,8 +107,8 @@ class Reader:
     files: OpenFiles
     scratch: Scratch
     arena: UInt8[Tensor, " bytes"] | None = None
-    places: Mapping[StoredTensor, int] = field(default_factory=dict)
-    """Where in the arena a tensor is kept."""
+    places: Mapping[int, int] = field(default_factory=dict)
+    """Where in the arena a source is kept, by its id."""
 
     def rows(
         self, source: TensorSource, start: int, stop: int, slot: int, *, again: bool = False
@@ -122,21 +122,21 @@ class Reader:
             return source.rows(start, stop).reshape(-1)
         row_bytes = as_matrix(source.shape)[1] * source.dtype.itemsize
         begin, size = start * row_bytes, (stop - start) * row_bytes
-        place = self.places.get(source)
+        place = self.places.get(id(source))
         if place is None or self.arena is None:
-            buffer = self.scratch.bytes(slot, size)
+            kept, buffer = False, self.scratch.bytes(slot, size)
         else:
-            buffer = self.arena[place + begin : place + begin + size]
-        if place is None or not again:
+            kept, buffer = True, self.arena[place + begin : place + begin + size]
+        if not (kept and again):
             self.files.read(source, begin, buffer.numpy().data)
         return buffer.view(source.dtype)
 
     def keeping(self, sources: Iterable[TensorSource], arena: UInt8[Tensor, " bytes"]) -> Reader | None:
         """Return a reader that keeps these sources in ``arena``; None if they do not fit."""
-        places: dict[StoredTensor, int] = {}
+        places: dict[int, int] = {}
         end = 0
         for source in sources:
-            if isinstance(source, StoredTensor) and source not in places:
-                places[source] = end
+            if isinstance(source, StoredTensor) and id(source) not in places:
+                places[id(source)] = end
                 end += -(-source.entry.bytes // ALIGNMENT) * ALIGNMENT
         return Reader(self.files, self.scratch, arena, places) if end <= arena.numel() else None

@@ -171,4 +171,3 @@ def _degrees(angles: Float64[Tensor, "n n"]) -> list[float | None]:
     rows, columns = torch.triu_indices(len(angles), len(angles), offset=1)
     values = torch.rad2deg(angles[rows, columns]).tolist()
     return [value if math.isfinite(value) else None for value in values]
-

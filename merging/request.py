@@ -79,7 +79,9 @@ def settings_of(
     given = [key for key, value in (shared | each).items() if value is not None]
     if settings is not None:
         if given:
-            raise ValueError(f"--{given[0]}: expected either a recipe's settings or single ones, got both; leave one out")
+            raise ValueError(
+                f"--{given[0]}: expected either a recipe's settings or single ones, got both; leave one out"
+            )
         return settings
     spread = {
         key: (value,) * inputs if key != "weights" and isinstance(value, int | float) else value

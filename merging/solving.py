@@ -74,7 +74,7 @@ def _without_solving(task: Task, found: Measurement) -> Solved | None:
         # No input differs from the base, so nothing moves.
         return Solved(None, copied=task.origin)
     takes_norm = "norm" in task.rule.method.takes and task.rule.granularity in ("tensor", "row", "column")
-    if task.elements == 1 and takes_norm and len(task.inputs) > 1:
+    if task.elements == 1 and takes_norm and len(task.inputs) > 1 and not task.rule.compat:
         # One number has a sign and no direction: two of them are parallel or antipodal, never at an angle.
         return Solved(torch.tensor(task.told.weights, dtype=torch.float64) * _scale(task), notes=(SINGLE_ELEMENT,))
     return None

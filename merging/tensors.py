@@ -16,9 +16,7 @@ from merging.task import Task
 from merging.windows import MEMORY, merge_tasks
 
 
-def merge_tensors(
-    tensors: Sequence[Tensor], *, method: str, base: Tensor | None = None, **parameters: Any
-) -> Tensor:
+def merge_tensors(tensors: Sequence[Tensor], *, method: str, base: Tensor | None = None, **parameters: Any) -> Tensor:
     """Merge tensors of one shape as one group, and return a tensor like the base or the first.
 
     The parameters are those of :func:`merge_state_dicts`; ``base`` counts as an input when it is one of
@@ -31,7 +29,9 @@ def merge_tensors(
     tensor([0.7071, 0.7071])
     """
     own = None if base is None else {"tensor": base}
-    return merge_state_dicts([{"tensor": tensor} for tensor in tensors], method=method, base=own, **parameters)["tensor"]
+    return merge_state_dicts([{"tensor": tensor} for tensor in tensors], method=method, base=own, **parameters)[
+        "tensor"
+    ]
 
 
 def merge_state_dicts(

@@ -23,8 +23,8 @@ from models.end_token import append_eos
 from models.locate import UnreachableModel, base_folder, hub_origin
 from models.quiet import quiet_loading
 from models.tiny_encoder import build_tiny_encoder
-from storage.json_file import read_json
 from storage.hashing import sha256_of
+from storage.json_file import read_json
 from storage.manifest import MANIFEST, fingerprint
 
 __all__ = ["UnreachableModel", "base_folder", "check_finite_weights", "check_lengths", "encode", "load_embedder"]

@@ -63,5 +63,7 @@ def test_a_moving_average_is_weights_of_linear(tmp_path):
     average, share = None, 0.5
     for place in range(3):
         one_hot = [float(place == i) for i in range(3)]
-        average = one_hot if average is None else [share * a + (1 - share) * x for a, x in zip(average, one_hot, strict=True)]
+        average = (
+            one_hot if average is None else [share * a + (1 - share) * x for a, x in zip(average, one_hot, strict=True)]
+        )
     assert read_json(tmp_path / "out" / "merge.json")["parameters"]["weights"] == average

@@ -1,7 +1,6 @@
 """Whole merges, folder to folder."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from torch import Tensor
 from merging import merge_checkpoints, merge_state_dicts
 from storage.json_file import read_json
 from storage.manifest import fingerprint, verify_manifest, write_manifest
-from storage.tensor_file import read_header, read_tensors, write_tensors
+from storage.tensor_file import read_header, read_tensors
 from tests.merging.conftest import MakeModel, perturbed
 
 METHODS = ("linear", "slerp", "karcher")

@@ -73,7 +73,8 @@ def test_a_model_is_one_vector(models: list[dict[str, Tensor]]) -> None:
 
 def test_linear_does_not_depend_on_granularity(models: list[dict[str, Tensor]]) -> None:
     results = [
-        merge_state_dicts(models, method="linear", granularity=kind) for kind in ("tensor", "row", "column", "layer", "model")
+        merge_state_dicts(models, method="linear", granularity=kind)
+        for kind in ("tensor", "row", "column", "layer", "model")
     ]
     for other in results[1:]:
         for name, tensor in other.items():

@@ -28,7 +28,6 @@ def pair(theta: float, ratio: float, size: int = 100_000) -> tuple[Tensor, Tenso
     return u, ratio * (math.cos(theta) * u + math.sin(theta) * v / v.norm())
 
 
-
 @pytest.mark.parametrize("ratio", [1.0, 10.0, 1e-3])
 @pytest.mark.parametrize("theta", [1e-7, 1e-6, 1e-5, 1e-4, 2e-4, 1e-2, 1.5, math.pi - 1e-2, math.pi - 1e-5])
 def test_angles_are_right_from_nearly_parallel_to_nearly_opposite(theta: float, ratio: float) -> None:

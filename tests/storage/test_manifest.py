@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.json_file import read_json, write_json
 from storage.hashing import sha256_of
+from storage.json_file import read_json, write_json
 from storage.manifest import fingerprint, verify_manifest, write_manifest
 
 
