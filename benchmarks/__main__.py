@@ -1,127 +1,78 @@
-"""Every benchmark: ours and its peer in turn in one process, medians, as ratios; writes results.json and README.md."""
+"""Every benchmark, or some parts: ``python -m benchmarks [PART ...]`` writes results.json and README.md.
 
-import statistics
+Parts that are not run keep what an earlier run found.  mergekit is installed into an environment of its own when
+a part first needs it.
+"""
+
+import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from sklearn.metrics import silhouette_score as sklearn_silhouette
-
-from evaluation import permutation_null, silhouette_score
-from merging import merge_checkpoints
+from benchmarks import in_process, merge_commands, merge_sizes, mergekit_agreement
+from benchmarks.readme import page
+from benchmarks.result import Result, Settings, read_results, write_results
 from storage.atomic import write_text
-from storage.json_file import write_json
 
 HERE = Path(__file__).parent
-COMMAND = "make bench"
+QUICK_OUTPUT = HERE.parent / "runs" / "benchmarks"
+
+PARTS: Mapping[str, Callable[[Settings], list[Result]]] = {
+    in_process.PART: in_process.measure,
+    merge_commands.PART: merge_commands.measure,
+    merge_sizes.PART: merge_sizes.measure,
+    mergekit_agreement.PART: mergekit_agreement.measure,
+}
+NEED_MERGEKIT = (merge_commands.PART, mergekit_agreement.PART)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """Median seconds of ours and of the peer; a ratio below 1 means that ours is faster."""
-
-    name: str
-    peer_is: str
-    ours: float
-    peer: float
-    ratio: float
-    repeats: int
-    command: str = COMMAND
-
-
-def compare(name: str, peer_is: str, ours: Callable[[], Any], peer: Callable[[], Any], *, repeats: int = 5) -> Result:
-    """Time both in turn, after one run each that is not counted."""
-    ours()
-    peer()
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(repeats):
-        for which, work in (("ours", ours), ("peer", peer)):
-            begin = time.perf_counter()
-            work()
-            seconds[which].append(time.perf_counter() - begin)
-    one, two = (statistics.median(seconds[which]) for which in ("ours", "peer"))
-    return Result(name=name, peer_is=peer_is, ours=one, peer=two, ratio=one / two, repeats=repeats)
-
-
-def silhouette() -> Result:
-    """3,000 embeddings of 384 numbers under 6 labels."""
-    torch.manual_seed(0)
-    embeddings, labels = torch.randn(3000, 384), torch.arange(3000) % 6
-    return compare(
-        "silhouette of 3,000 x 384",
-        "scikit-learn's silhouette_score",
-        lambda: silhouette_score(embeddings, labels),
-        lambda: sklearn_silhouette(embeddings.numpy(), labels.numpy()),
-    )
-
-
-def null() -> Result:
-    """The permutation null of a suite of 216."""
-    torch.manual_seed(0)
-    embeddings, labels = torch.randn(216, 128), torch.arange(216) % 6
-
-    def loop() -> None:
-        for _ in range(100):
-            sklearn_silhouette(embeddings.numpy(), labels[torch.randperm(216)].numpy())
-
-    return compare(
-        "permutation null, 100 of 216 x 128",
-        "scikit-learn's silhouette_score in a loop",
-        lambda: permutation_null(embeddings, labels, permutations=100),
-        loop,
-    )
-
-
-def slerp(folder: Path) -> Result:
-    """Two checkpoints of 64 MB, file to file; ours also checks for NaN, records angles and hashes, and syncs to disk."""
-    torch.manual_seed(0)
-    for name in ("a", "b"):
-        (folder / name).mkdir()
-        tensors = {f"layers.{i}.weight": torch.randn(1024, 1024) for i in range(16)}
-        save_file(tensors, folder / name / "model.safetensors", {"format": "pt"})
-        (folder / name / "config.json").write_text("{}")
-
-    def plain() -> None:
-        a, b = (load_file(folder / name / "model.safetensors") for name in ("a", "b"))
-        merged = {}
-        for name in a:
-            x, y = a[name].double(), b[name].double()
-            theta = torch.arccos((x * y).sum() / (x.norm() * y.norm()))
-            one, two = (torch.sin(theta / 2) / torch.sin(theta),) * 2
-            merged[name] = (one * x + two * y).float()
-        save_file(merged, folder / "plain.safetensors")
-
-    inputs = [folder / "a", folder / "b"]
-    return compare(
-        "slerp of two checkpoints of 64 MB",
-        "load both, a loop in float64 torch, save",
-        lambda: merge_checkpoints(inputs, folder / "merged", method="slerp", t=0.5, overwrite=True),
-        plain,
-    )
-
-
-def main() -> int:
-    """Run every benchmark and write both files."""
-    with tempfile.TemporaryDirectory() as folder:
-        results = [silhouette(), null(), slerp(Path(folder))]
-    write_json(HERE / "results.json", [asdict(result) for result in results])
-    lines = [f"| {r.name} | {r.peer_is} | {r.ours:.3f} | {r.peer:.3f} | {r.ratio:.2f} |" for r in results]
-    write_text(
-        HERE / "README.md",
-        "# Benchmarks\n\n"
-        f"Made by `{COMMAND}` on {torch.get_num_threads()} CPU threads: medians of {results[0].repeats} interleaved runs; "
-        "a ratio below 1 means that ours is faster. Seconds depend on the machine, ratios much less.\n\n"
-        "| what | peer | ours, s | peer, s | ratio |\n|---|---|---|---|---|\n" + "\n".join(lines) + "\n\n"
-        "On a GPU: not measured. The comparison with mergekit's commands comes with the merge engine's other methods.\n",
-    )
-    print("\n".join(lines))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse flags, run the parts, and write both files after each."""
+    parser = _parser()
+    told = parser.parse_args(arguments)
+    if unknown := [part for part in told.parts if part not in PARTS]:
+        parser.error(f"PART: expected some of {', '.join(PARTS)}, got {', '.join(unknown)}; leave it out for all")
+    if told.repeats is not None and told.repeats < 1:
+        parser.error(f"--repeats: expected 1 or more, got {told.repeats}; leave it out for 5")
+    output = told.output or (QUICK_OUTPUT if told.quick else HERE)
+    if told.quick and output.resolve() == HERE:
+        parser.error(f"--output: expected another folder than {HERE} with --quick, got it; leave --output out")
+    chosen = told.parts or [part for part in PARTS if not (told.quick and part in NEED_MERGEKIT)]
+    output.mkdir(parents=True, exist_ok=True)
+    repeats = told.repeats or (1 if told.quick else 5)
+    for part in (part for part in PARTS if part in chosen):
+        try:
+            _run(part, output, told.scratch, repeats=repeats, quick=told.quick)
+        except ValueError as error:
+            parser.error(str(error))
     return 0
+
+
+def _run(part: str, output: Path, scratch: Path | None, *, repeats: int, quick: bool) -> None:
+    """Run one part in a folder of its own and write both files."""
+    file = output / "results.json"
+    kept = [result for result in read_results(file) if result.part != part]
+    print(f"{part}:", flush=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        found = PARTS[part](Settings(scratch=Path(folder), repeats=repeats, quick=quick))
+    results = [result for name in PARTS for result in [*kept, *found] if result.part == name]
+    write_results(file, results)
+    write_text(output / "README.md", page(results, output, quick=quick))
+    for result in found:
+        ratio = "" if result.ratio is None else f", ratio {result.ratio:.2f}"
+        goals = "".join(f"; {check.what} {check.value:.3g} of {check.goal:g}" for check in result.checks)
+        print(f"  {result.name}: {result.ours:.3f} {result.unit}, peer {result.peer:.3f}{ratio}{goals}", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--output", type=Path, help="folder of both files (default: benchmarks/)")
+    parser.add_argument("--scratch", type=Path, help="folder for checkpoints, up to 17 GB (default: the system's)")
+    parser.add_argument("--repeats", type=int, help="counted runs of each side (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, once, without mergekit, into runs/benchmarks")
+    return parser
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def shapes(shrink: int) -> dict[str, tuple[int, ...]]:
     width, inner, values, vocabulary = (max(16, size // shrink) for size in (4096, 12288, 1024, 151936))
     found: dict[str, tuple[int, ...]] = {"embed_tokens": (vocabulary, width), "lm_head": (vocabulary, width)}
     for layer in range(max(2, 36 // math.isqrt(shrink))):
-        part = {
+        part: dict[str, tuple[int, ...]] = {
             "q_proj": (width, width),
             "k_proj": (values, width),
             "v_proj": (values, width),
@@ -118,7 +118,7 @@ def counts(work: Callable[[], Any], device: torch.device) -> dict[str, int]:
         with record_function(RANGE):
             work()
         _wait(device)
-    events = [event for event in profiler.events() or [] if event.device_type == torch.autograd.DeviceType.CPU]
+    events = [event for event in profiler.events() or [] if event.device_type.name == "CPU"]
     span = next(event.time_range for event in events if event.name == RANGE)
     inside = [event.name for event in events if span.start <= event.time_range.start < span.end]
     names = [name.removeprefix("cuda").removeprefix("cu") for name in inside if name.startswith("cu")]

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.commands import ROOT, Job
+
 ENVIRONMENT = ROOT / ".venv-mergekit"
 VERSION = "0.1.5"
 
@@ -23,8 +25,8 @@ def command() -> Path:
     return ENVIRONMENT / "bin" / "mergekit-yaml"
 
 
-def recipe(method: str, inputs: list[Path]) -> str:
-    """Return a recipe for the inputs, in bfloat16."""
+def recipe(method: str, inputs: Sequence[Path]) -> str:
+    """Return a recipe for a merge of the inputs in bfloat16, with equal weights or halfway."""
     models = ", ".join(
         f"{{model: {path}, parameters: {{weight: 0.5}}}}" if method == "linear" else f"{{model: {path}}}"
         for path in inputs
@@ -33,6 +35,13 @@ def recipe(method: str, inputs: list[Path]) -> str:
     if method == "slerp":
         lines += [f"base_model: {inputs[0]}", "parameters: {t: 0.5}"]
     return "\n".join(lines) + "\n"
+
+
+def peers(text: str, output: Path) -> Job:
+    """Return mergekit's merge by a recipe, which is written beside the output."""
+    file = output.with_name(f"{output.name}.yaml")
+    file.write_text(text)
+    return Job([str(command()), str(file), str(output)], output)
 
 
 def _torch() -> str:

@@ -127,84 +127,92 @@ class TrainConfig(Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(Plain):
-    """Merge checkpoints of one base into one model folder (or adapters into one adapter), or search how to."""
+    """Merge checkpoints of one base into one model, or adapters into one adapter.
+
+    docs/merging.md is the guide: methods, recipes, searches, merge.json.
+    """
 
     method: str | None = None
-    """linear (a soup), slerp (two inputs, along the arc), karcher (spherical mean of many), ties, model_stock, ...: a row of METHODS."""
+    """How to merge:
+    average: linear (the soup), norm_matched
+    on the sphere: slerp and nuslerp (two inputs), karcher (also called multislerp), hierarchical_slerp, sequential_slerp
+    from a base: task_arithmetic, warp, model_stock
+    single elements: ties, dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties, sce
+    fold an adapter into its base: passthrough."""
     inputs: tuple[str, ...] = ()
-    """The checkpoints: names of BACKBONES, model folders, adapter folders (stages of a run), or Lightning .ckpt files."""
+    """The checkpoints: model folders, adapter folders (such as stages of a run), names of BACKBONES, hub ids, or .ckpt files."""
     output: str
     """Folder to write."""
     recipe: str | None = None
-    """A YAML recipe, ours or mergekit's, instead of --method and --inputs."""
+    """A YAML recipe, ours or mergekit's. It says what is merged and how; beside it stand --compat and how to compute and write."""
     base: str | None = None
-    """The model that the inputs were trained from. Among the inputs of slerp it is the t = 0 end."""
+    """The model that the inputs were trained from; for adapters, left out, the one they name. If it is an input too, it is t = 0."""
     t: float | None = None
-    """Of slerp and of linear with two inputs: 0 is the first input, 1 the second."""
+    """Position between two inputs, of slerp and linear: 0 is the base if it is an input, else the first. Left out: 0.5."""
     weights: tuple[float, ...] = ()
-    """One weight an input. Default: equal, or 1 each for methods that add task vectors."""
+    """One weight an input. Left out: equal ones, or 1 each for methods that add task vectors."""
     ema: float | None = None
-    """Weights of an exponential moving average over the inputs in their order, with this decay, instead of --weights."""
+    """A decay in [0, 1): weights of an exponential moving average over the inputs in their order, instead of --weights."""
     space: Literal["task_vector", "weight"] | None = None
-    """Merge differences from the base, or the weights themselves. Default: task_vector if the base is known and no input."""
+    """Merge differences from the base, or the weights themselves. Left out: differences if there is a base that is no input."""
     granularity: Literal["tensor", "row", "column", "layer", "model"] = "tensor"
-    """What has angles and coefficients of its own."""
+    """What has an angle and coefficients of its own."""
     norm: Literal["interpolate", "base", "geometric"] = "interpolate"
-    """Norm of a spherical result."""
+    """Length of a spherical result: the weighted mean of the inputs' lengths, arithmetic or geometric, or the base's."""
     antipodal: Literal["error", "linear", "base"] = "error"
-    """What to do when two inputs point in opposite directions."""
+    """Where inputs point in opposite directions: stop, merge along the line, or keep the base; the report says where."""
     scale: float | None = None
-    """Factor of the merged task vector (mergekit's lambda)."""
+    """Factor of the merged task vector (lambda in mergekit); of warp, how far from the base. Left out: 1, of warp 0.5."""
     density: tuple[float, ...] = ()
-    """Share of elements that sparse methods keep: one number, or one an input."""
+    """Share of elements that ties, dare, della and breadcrumbs keep: one number, or one an input. Left out: 1."""
     gamma: tuple[float, ...] = ()
-    """Share of the largest elements that breadcrumbs drop: one number, or one an input."""
+    """Share of the largest elements that breadcrumbs drops: one number, or one an input. Left out: 0.01."""
     epsilon: tuple[float, ...] = ()
-    """Half the spread of DELLA's keep probabilities: one number, or one an input."""
+    """Half the spread of della's keep probabilities: one number, or one an input. Left out: 0.15."""
     normalize: bool | None = None
-    """Divide by the sum of the weights that took part. Default: the method's."""
+    """Divide by the sum of the weights that took part. Left out: the method decides."""
     rescale: bool | None = None
-    """Bring sparse task vectors back to their size. Default: the method's."""
+    """Bring task vectors back to their size after dropping elements. Left out: the method decides."""
     select_topk: float | None = None
-    """Share of elements that sce keeps."""
+    """Share of elements that sce keeps. Left out: 1."""
     seed: int = 0
     """Seed of random masks and of the search."""
     extrapolate: bool = False
     """Allow t outside [0, 1] and negative weights."""
     compat: Literal["mergekit"] | None = None
-    """Use mergekit's formulas in place of ours."""
+    """Use mergekit's formulas in place of ours, for its numbers."""
     adapter: bool = False
-    """Write a PEFT adapter: the inputs are adapters of one base, and no dense weights are built."""
+    """Write a PEFT adapter: the inputs are adapters of one base, and no dense model is built."""
     rank: int | None = None
-    """With --adapter: rank of the result; default: exact, the sum of the inputs' ranks."""
+    """With --adapter: highest rank of the result. Left out: exact, the sum of the inputs' ranks."""
     search: Literal["silhouette"] | None = None
-    """Search t or the weights: the best separation (selection suite) that keeps at least --retention (broad suite)."""
+    """Search t or the weights: the best separation (suite selection) that keeps at least --retention (suite broad)."""
     retention: float = 0.9
-    """With --search: the least retention of the base's geometry."""
+    """With --search: the least retention of the base's geometry (debiased CKA), in [0, 1]."""
     evaluations: int = 40
     """With --search: how many candidates to score at most."""
     strategy: Literal["auto", "grid", "greedy", "evolve"] = "auto"
-    """With --search: a grid refined by golden section, a greedy soup, or an evolution of t over the layers."""
+    """With --search: grid (then golden section), greedy soup, evolve (of two: t over the layers); auto fits the inputs."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
-    """Of the result. Default: the base's, or the first input's."""
+    """Of the result. Left out: the base's, or the first input's."""
     shard_size: str = "5GB"
-    """Largest weight file."""
+    """Largest weight file, such as 5GB (powers of 1000) or 5GiB (powers of 1024)."""
     memory: str = "2GiB"
-    """Largest working set."""
+    """Bytes of tensors held at once, such as 2GiB; Python and torch come on top."""
     threads: int | None = None
-    """Workers. Default: one a processor."""
+    """Workers. Left out: one a processor. The result does not depend on it."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to compute."""
+    """Where to compute the coefficient methods."""
     lightning_checkpoints: bool = False
     """Read Lightning .ckpt files among the inputs (weights only; they need --base)."""
     plan: bool = False
-    """Print what would be read, computed and written, and stop."""
+    """Print what would be read, computed and written, and the peak memory; write nothing."""
     overwrite: bool = False
-    """Replace what is in --output."""
+    """Replace an earlier merge in --output."""
     offline: bool = False
     """Use local and cached models only."""
     cache: str | None = None
-    """Folder of downloaded models. Default: the hub's own."""
+    """Folder of downloaded models. Left out: the hub's own."""
     config: str | None = None
     """A JSON or YAML file of these settings; flags win over it."""
     json: bool = False

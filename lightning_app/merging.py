@@ -3,11 +3,15 @@
 SHA-256 of the inputs is the largest single cost of a merge of files: it starts before torch is imported.
 """
 
-import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lightning_app.config import MergeConfig
+from lightning_app.plan_text import plan_text
 from lightning_app.sizes import bytes_of
 from merging.methods import find_method
 from storage.hashing import FileHashes
@@ -43,11 +47,12 @@ def merge(config: MergeConfig) -> dict[str, Any]:
         if config.plan:
             return _plan(config, arguments, resources, hashes)
         _refuse_strange_output(config, output)
-        with folder_lock(output):
+        with _no_empty_folders(output), folder_lock(output):
             report = _carry_out(config, arguments, resources, hashes)
     finally:
         hashes.stop()
-    return {"output": config.output, "method": report["method"], **report.get("summary", {})}
+    print(_said(report, config.output), file=sys.stderr)
+    return {"output": config.output, "method": report["method"], **report["summary"]}
 
 
 def _carry_out(
@@ -113,7 +118,7 @@ NOT_FOR_ADAPTERS = ("space", "granularity", "compat", "dtype", "lightning_checkp
 def _plan(
     config: MergeConfig, arguments: dict[str, Any], resources: dict[str, Any], hashes: FileHashes
 ) -> dict[str, Any]:
-    """Print the plan as JSON on stdout (unless ``--json`` does), and return it."""
+    """Print the plan (unless ``--json`` does), and return it."""
     if config.recipe is not None:
         from lightning_app.recipes import plan_recipe
 
@@ -134,7 +139,7 @@ def _plan(
         plan = plan_merge(Request(settings=settings, **arguments), config.output, hashes=hashes, **resources)
         described = plan.describe()
     if not config.json:
-        print(json.dumps(described, indent=2))
+        print(plan_text(described))
     return described
 
 
@@ -178,17 +183,25 @@ def _weights(config: MergeConfig) -> tuple[float, ...] | None:
 
 
 def _refuse_contradictions(config: MergeConfig) -> None:
-    """Refuse flags that exclude each other, before anything is opened."""
+    """Refuse flags that exclude each other or would have no effect, before anything is opened."""
     if config.recipe is not None:
-        for flag in ("method", "inputs", "base", "search", "adapter", "t", "weights", "ema"):
-            if getattr(config, flag):
-                raise ValueError(f"--{flag}: expected it to stand in the recipe, got it beside --recipe; leave it out")
+        _refuse_beside(config, "--recipe", sorted(_changed(config) - BESIDE_RECIPE), "it to stand in the recipe")
         return
     if config.method is None:
         raise ValueError("--method: expected a method or --recipe FILE, got neither; see python merge.py --help")
     find_method(config.method)
+    if not config.inputs:
+        raise ValueError("--inputs: expected the models to merge, got none; add --inputs")
+    changed = _changed(config)
+    if config.search is None and (idle := sorted(changed & ONLY_WITH_SEARCH)):
+        raise ValueError(
+            f"--{_flag(idle[0])}: expected --search beside it, got none; add --search silhouette or drop it"
+        )
     if config.rank is not None and not config.adapter:
         raise ValueError("--rank: expected --adapter beside it, got no --adapter; add it or leave --rank out")
+    if config.adapter:
+        beside = sorted(changed & {*NOT_FOR_ADAPTERS, "memory", "threads", "shard_size", "device"})
+        _refuse_beside(config, "--adapter", beside, "a merge of whole models for it")
     if config.adapter and config.search is not None:
         raise ValueError(
             "--adapter: expected no --search beside it, got both; search first, then merge with its weights"
@@ -199,7 +212,56 @@ def _refuse_contradictions(config: MergeConfig) -> None:
         )
 
 
+BESIDE_RECIPE = {
+    *("recipe", "output", "compat", "memory", "shard_size", "threads", "device"),
+    *("plan", "overwrite", "offline", "cache", "config", "json"),
+}
+ONLY_WITH_SEARCH = {"retention", "evaluations", "strategy"}
+
+
+def _changed(config: MergeConfig) -> set[str]:
+    """Names of the settings that differ from their defaults."""
+    return {field.name for field in fields(config) if getattr(config, field.name) != field.default}
+
+
+def _refuse_beside(config: MergeConfig, other: str, names: Sequence[str], expected: str) -> None:
+    if names:
+        got = getattr(config, names[0])
+        raise ValueError(f"--{_flag(names[0])}: expected {expected}, got {got!r} beside {other}; leave it out")
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _said(report: Mapping[str, Any], output: str) -> str:
+    """One line on what the merge did: where it is, and how far it is from the plain soup."""
+    summary = report["summary"]
+    said = [f"merged {len(report['inputs'])} models by {report['method']} into {output}"]
+    if summary["mean_angle_degrees"] is not None:
+        said.append(f"mean angle {summary['mean_angle_degrees']:.1f} degrees")
+    if summary["distance_to_soup"] is not None and len(report["inputs"]) > 1:
+        said.append(f"{100 * summary['distance_to_soup']:.2g} % from {summary['distances_relative_to']}")
+    return ", ".join(said)
+
+
+@contextmanager
+def _no_empty_folders(output: Path) -> Iterator[None]:
+    """On an error, remove the folders above ``output`` that were made for it."""
+    missing = [folder for folder in output.absolute().parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # another command may have put something into it
+                folder.rmdir()
+        raise
+
+
 def _refuse_strange_output(config: MergeConfig, output: Path) -> None:
+    from merging.plan import existing_parent
+
+    existing_parent(output)
     if config.overwrite and output.is_dir() and any(output.iterdir()) and not (output / "merge.json").is_file():
         raise ValueError(
             f"--overwrite {output}: expected an earlier merge (merge.json), got another folder; choose a new --output"

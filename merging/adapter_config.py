@@ -117,8 +117,8 @@ def _refuse_unsupported(fields: Mapping[str, Any], file: Path) -> None:
         raise ValueError(f"{file}: expected bias to be one of {', '.join(get_args(Bias))}, got {bias!r}; correct it")
     if (start := fields.get("init_lora_weights", True)) not in FAITHFUL_STARTS:
         raise ValueError(
-            f"{file}: init_lora_weights {start!r} changes the base itself, which is not supported; save the adapter with "
-            "PEFT's path_initial_model_for_weight_conversion, which turns it into plain LoRA"
+            f"{file}: expected an adapter of an unchanged base, got init_lora_weights {start!r}, which changes the base "
+            "itself; save the adapter with PEFT's path_initial_model_for_weight_conversion, which turns it into plain LoRA"
         )
     if fields.get("fan_in_fan_out") and fields.get("use_dora"):
         raise ValueError(f"{file}: expected DoRA without fan_in_fan_out, got both; not supported, merge with PEFT")

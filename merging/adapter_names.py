@@ -43,15 +43,16 @@ def places_of(names: Sequence[str], base: Checkpoint, file: Path, views: Views |
     if not serving:
         lost = next(name for name in names if name not in best).removesuffix(".weight")
         raise ValueError(
-            f"{file}: {lost} matches no tensor of the base {base.path}; "
-            "give the base that the adapter was trained on as --base"
+            f"{file}: expected keys that match tensors of the base {base.path}, got {lost}, which matches no tensor of "
+            "it; give the base that the adapter was trained on as --base"
         )
     # Sorted, the rule that changes nothing comes first: names that match as they are need no other.
     as_is = all(name in inside for name in names)
     if len(serving) > 1 and not as_is:
         first = names[0].removesuffix(".weight")
         raise ValueError(
-            f"{file}: {first} matches several tensors of {base.path}; save the adapter with full names of its modules"
+            f"{file}: expected keys that match one tensor of {base.path} each, got {first}, which matches several "
+            "tensors; save the adapter with full names of its modules"
         )
     return serving[0]
 

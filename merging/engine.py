@@ -149,17 +149,23 @@ def merge_checkpoints(
         companions=companions,
         lightning_checkpoints=lightning_checkpoints,
     )
-    plan = plan_merge(
-        request,
-        output,
-        shard_bytes=shard_bytes,
-        memory=memory,
-        threads=threads,
-        device=device,
-        overwrite=overwrite,
-        hashes=hashes,
-    )
-    return carry_out(plan, progress=progress, complete=complete, recipe=recipe, extra=extra)
+    known = hashes or FileHashes()
+    try:
+        plan = plan_merge(
+            request,
+            output,
+            shard_bytes=shard_bytes,
+            memory=memory,
+            threads=threads,
+            device=device,
+            overwrite=overwrite,
+            hashes=known,
+        )
+        return carry_out(plan, progress=progress, complete=complete, recipe=recipe, extra=extra)
+    finally:
+        if hashes is None:
+            # A merge that ends early does not go on reading its inputs.
+            known.stop()
 
 
 def carry_out(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from merging.adapter import base_of, is_adapter, open_adapter
-from merging.adapter_base import refuse_foreign_base
+from merging.adapter_base import recorded_base, refuse_foreign_base
 from merging.names import memory_views, model_type_of
 from merging.request import Input, PathLike
 from merging.sources import Checkpoint, open_model
@@ -74,7 +74,8 @@ class Desk:
         return self.model(given)
 
     def _adapter(self, path: PathLike, base: Checkpoint) -> Checkpoint:
-        refuse_foreign_base(path, base.path, fingerprint_of(self.hashes_of(base.folder)))
+        if recorded_base(path).get("fingerprint"):
+            refuse_foreign_base(path, base.path, fingerprint_of(self.hashes_of(base.folder)))
         return open_adapter(path, base, memory_views(base, model_type_of(base)))
 
     def _lightning(self, path: PathLike, base: Checkpoint | None) -> Checkpoint:

@@ -7,6 +7,7 @@ index, named as transformers names them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -69,21 +70,24 @@ class WeightWriters:
         self._files = files
         self._writers: dict[str, TensorFileWriter] = {}
         self._places: dict[str, tuple[TensorFileWriter, Entry]] = {}
+        self._open = ExitStack()
 
     def __enter__(self) -> WeightWriters:
-        for file in self._files:
-            path = self._folder / file.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writer = TensorFileWriter(path, file.entries.values(), {"format": "pt"}, hashed=True)
-            self._writers[file.path] = writer
-            self._places |= {name: (writer, entry) for name, entry in file.entries.items()}
+        with ExitStack() as opened:
+            for file in self._files:
+                path = self._folder / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                writer = TensorFileWriter(path, file.entries.values(), {"format": "pt"}, hashed=True)
+                self._writers[file.path] = opened.enter_context(writer)
+                self._places |= {name: (writer, entry) for name, entry in file.entries.items()}
+            self._open = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for writer in self._writers.values():
-            writer.__exit__(kind, error, trace)
+        # All of them are closed, also where the closing of one fails.
+        self._open.__exit__(kind, error, trace)
         if kind is None:
             for module, files in groupby(self._files, key=lambda file: module_of(file.path)):
                 self._write_index(module, list(files))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def plan_merge(
     desk = Desk(hashes or FileHashes(), request.lightning_checkpoints)
     opened, base, rule, notes, names = open_models(request, desk)
     models = [*opened, *([base] if base else [])]
+    place = existing_parent(Path(output))
     _check_output(Path(output), overwrite, models)
     donor = base or opened[0]
     tasks = tasks_of(request, rule, opened, base, names)
@@ -143,8 +145,24 @@ def plan_merge(
         threads=threads,
         device=device,
     )
-    _check_disk(plan)
+    _check_disk(plan, place)
     return plan
+
+
+def existing_parent(output: Path) -> Path:
+    """Return the nearest folder above ``output`` that is there, in which it and what is missing will be made.
+
+    Raises:
+        ValueError: it is no folder, or nothing may be made in it.
+    """
+    place = output.absolute().parent
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"--output {output}: expected a place in a folder, got the file {place}; choose another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"--output {output}: expected a folder that may be written to, got {place}; choose another")
+    return place
 
 
 def open_models(
@@ -230,10 +248,7 @@ def _check_output(output: Path, overwrite: bool, models: Sequence[Checkpoint]) -
         raise ValueError(f"--output {output}: expected a folder of its own, got the current one; choose another")
 
 
-def _check_disk(plan: MergePlan) -> None:
-    place = plan.output.absolute()
-    while not place.exists():
-        place = place.parent
+def _check_disk(plan: MergePlan, place: Path) -> None:
     folder = plan.companions
     needed = plan.bytes + sum((folder / name).stat().st_size for name in companion_files(folder))
     free = shutil.disk_usage(place).free

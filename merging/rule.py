@@ -154,11 +154,11 @@ class Rule:
     def _refuse_parameter(self, parameter: str) -> None:
         row = self.method
         if parameter == "weights" and "t" in row.takes:
-            raise ValueError(f"--weights: {row.name} is told by --t, got weights; give --t in [0, 1]")
+            raise ValueError(f"--weights: {row.name} expected --t, got weights; give --t in [0, 1]")
         if parameter == "t" and "weights" in row.takes:
-            raise ValueError(f"--t: {row.name} is told by --weights, got t; give one weight per input")
-        known = ", ".join(sorted(row.takes)) or "none"
-        raise ValueError(f"--{parameter}: {row.name} takes {known}, got {parameter}; leave it out")
+            raise ValueError(f"--t: {row.name} expected --weights, got t; give one weight per input")
+        known = f"no parameters but {', '.join(sorted(row.takes))}" if row.takes else "no parameters"
+        raise ValueError(f"--{parameter}: {row.name} expected {known}, got {parameter}; leave it out")
 
 
 def settle_rule(
@@ -195,14 +195,18 @@ def settle_rule(
     chosen_antipodal = _one_of("--antipodal", antipodal, get_args(Antipodal))
     chosen_granularity = _one_of("--granularity", granularity, get_args(Granularity))
     if chosen_norm != "interpolate" and ("norm" not in row.takes or compat):
-        raise ValueError(f"--norm: {row.name} has no norm rule, got {norm!r}; leave it out or use slerp or karcher")
+        raise ValueError(
+            f"--norm: {row.name} expected no norm rule, got {norm!r}; leave it out or use slerp or karcher"
+        )
     if chosen_norm == "base" and (not has_base or settled_space == "task_vector"):
-        raise ValueError("--norm base: expected --base and --space weight (a base's own task vector is zero); add them")
+        raise ValueError(
+            "--norm base: expected --base and --space weight, got others (a base's own task vector is zero); add them"
+        )
     if chosen_antipodal == "base" and settled_space == "weight" and base_index is None:
         raise ValueError("--antipodal base: expected task vectors or the base as an input, got neither; add --base")
     if chosen_granularity != "tensor" and row.kind == "elements":
         raise ValueError(
-            f"--granularity: {row.name} looks at single elements, got {granularity!r}; leave it out or use "
+            f"--granularity: {row.name} expected tensor, as it looks at single elements, got {granularity!r}; use "
             "a method such as karcher"
         )
     rule = Rule(
@@ -240,16 +244,14 @@ def _check_count(row: Method, inputs: int) -> None:
 def _settle_space(row: Method, space: str | None, has_base: bool, base_index: int | None) -> Space:
     if row.needs_base:
         if not has_base:
-            raise ValueError(f"--base: {row.name} merges differences from a base, got no base; add --base")
+            raise ValueError(f"--base: {row.name} expected a base to take differences from, got none; add --base")
         if base_index is not None:
             raise ValueError(
                 f"--inputs: {row.name} expected models other than the base (its task vector is zero), got the base "
                 "among them; leave it out"
             )
         if space == "weight":
-            raise ValueError(
-                f"--space: {row.name} is defined on task vectors, got weight; leave it out or use task_vector"
-            )
+            raise ValueError(f"--space: {row.name} expected task_vector, got weight; leave it out")
         return "task_vector"
     if space is None:
         in_task_space = has_base and base_index is None and row.name != "passthrough"

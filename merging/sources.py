@@ -103,7 +103,10 @@ class StoredTensor:
             while view:
                 count = file.readinto(view)
                 if not count:
-                    raise ValueError(f"{self.file}: tensor {self.entry.name} ends early; the file changed while read")
+                    raise ValueError(
+                        f"{self.file}: tensor {self.entry.name}: expected {self.entry.bytes} bytes, got fewer; "
+                        "the file changed while it was read: merge again"
+                    )
                 view = view[count:]
         if not data:
             return torch.empty(stop - start, columns, dtype=self.dtype)

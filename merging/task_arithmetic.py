@@ -52,9 +52,9 @@ def model_stock(gram: Gram, weights: Float64[Tensor, "g n"], options: Options) -
 
     cos is the mean cosine over the pairs of task vectors.  t is 0 for orthogonal task vectors and 1 for
     parallel ones; a negative cosine gives a negative t, which the note ``beyond the base`` reports.  A zero
-    task vector has cosine 0 with every other.  Undefined where the denominator is at most 1e-6, as the unit
-    task vectors balance (it is the square of their sum, over n); the base is kept there, with the note
-    ``no stock: base``.
+    task vector has cosine 0 with every other.  Undefined where the denominator is at most 5e-7, as the unit
+    task vectors balance (it is the square of their sum, over n; of two, where pi - theta < 1e-3); the base is
+    kept there, with the note ``no stock: base``.
 
     Reference: Jang et al. 2024, Model Stock, arXiv:2403.19522, equation for n models.
 
@@ -70,7 +70,7 @@ def model_stock(gram: Gram, weights: Float64[Tensor, "g n"], options: Options) -
     cosines = gram.angles.cos().masked_fill(eye | gram.angles.isnan(), 0.0)
     cosine = cosines.sum(-1).sum(-1) / (n * (n - 1))
     denominator = 1 + (n - 1) * cosine
-    kept = denominator <= ANTIPODAL**2
+    kept = denominator <= ANTIPODAL**2 / 2
     t = (n * cosine / denominator.where(~kept, 1)).masked_fill(kept, 0.0)
     zero = gram.norms == 0
     notes = {

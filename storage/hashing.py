@@ -19,17 +19,20 @@ PIECE = 2**23
 SYNC = 2**28
 """Bytes after which what was written is sent to the disk, while the rest is still being computed."""
 
+State = tuple[int, int, int, int]
+"""Device, inode, size and time of a file."""
+
 
 class FileHashes:
     """SHA-256 of files, each read once, by threads of their own.
 
     The files of one thread advance side by side, as a merge reads them, so that each page comes from the
-    disk once however large the files are.
+    disk once however large the files are.  They share one buffer, so memory does not grow with their number.
     """
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = max(1, threads)
-        self._results: dict[Path, Future[str]] = {}
+        self._results: dict[Path, Future[tuple[str, State]]] = {}
         self._stop = Event()
 
     def start(self, files: Iterable[Path]) -> None:
@@ -45,11 +48,16 @@ class FileHashes:
     def sha256(self, path: Path) -> str:
         """Return the SHA-256 of a file in hexadecimal, when it is ready.
 
+        Asked again later, it says whether what was hashed is still what is there.
+
         Raises:
-            ValueError: the file changed while it was read.
+            ValueError: the file changed while it was read, or since.
         """
         self.start([path])
-        return self._results[path].result()
+        digest, state = self._results[path].result()
+        if not path.exists() or _state(path.stat()) != state:
+            raise ValueError(_changed(path))
+        return digest
 
     def stop(self) -> None:
         """End the threads; whoever waits for a result that is not ready gets a RuntimeError."""
@@ -58,26 +66,30 @@ class FileHashes:
     def _advance(self, paths: Sequence[Path]) -> None:
         files = {path: _HashedFile(path) for path in paths}
         try:
+            piece = memoryview(bytearray(PIECE))
             while files and not self._stop.is_set():
                 for path, file in list(files.items()):
-                    if self._step(path, file):
+                    if self._step(path, file, piece):
                         file.close()
                         del files[path]
         finally:
-            for path, file in files.items():
+            # Whatever ended the thread, nobody waits for a result that will not come.
+            for path in paths:
+                if not self._results[path].done():
+                    self._results[path].set_exception(RuntimeError(f"{path}: the hash was given up"))
+            for file in files.values():
                 file.close()
-                self._results[path].set_exception(RuntimeError(f"{path}: the hash was given up"))
 
-    def _step(self, path: Path, file: _HashedFile) -> bool:
+    def _step(self, path: Path, file: _HashedFile, piece: memoryview) -> bool:
         """Hash the next piece of a file; True if that was its end, or an error, which is its result."""
         try:
-            finished = file.advance()
+            found = file.advance(piece)
         except (OSError, ValueError) as error:
             self._results[path].set_exception(error)
             return True
-        if finished:
-            self._results[path].set_result(file.hexdigest())
-        return finished
+        if found is not None:
+            self._results[path].set_result(found)
+        return found is not None
 
 
 class _HashedFile:
@@ -87,33 +99,32 @@ class _HashedFile:
         self._path = path
         self._descriptor: int | None = None
         self._sum = hashlib.sha256()
-        self._piece = memoryview(bytearray(PIECE))
 
-    def advance(self) -> bool:
-        """Hash the next piece; True at the end of the file."""
+    def advance(self, piece: memoryview) -> tuple[str, State] | None:
+        """Hash the next piece, by way of the buffer ``piece``; at the end return the hash and what it is of."""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDONLY)
-            self._before = _state(self._descriptor)
-        count = os.readv(self._descriptor, [self._piece])
-        self._sum.update(self._piece[:count])
+            self._before = _state(os.fstat(self._descriptor))
+        count = os.readv(self._descriptor, [piece])
+        self._sum.update(piece[:count])
         if count:
-            return False
-        if _state(self._descriptor) != self._before:
-            raise ValueError(f"{self._path}: expected a file that stays as it is, got changes while it was read; retry")
-        return True
-
-    def hexdigest(self) -> str:
-        return self._sum.hexdigest()
+            return None
+        if _state(os.fstat(self._descriptor)) != self._before:
+            raise ValueError(_changed(self._path))
+        return self._sum.hexdigest(), self._before
 
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
 
-def _state(descriptor: int) -> tuple[int, int]:
-    """Return what changes when a file is written to: its size and the time."""
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
+def _state(status: os.stat_result) -> State:
+    """Return what changes when a file is replaced or written to: its identity, its size and the time."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _changed(path: Path) -> str:
+    return f"{path}: expected a file that stays as it is, got changes while it was read; retry"
 
 
 class TrailingHash:
@@ -125,7 +136,6 @@ class TrailingHash:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
         self._sum = hashlib.sha256()
-        self._piece = memoryview(bytearray(PIECE))
         self._position = self._synced = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sha256")
         self._pending: list[Future[None]] = []
@@ -151,10 +161,12 @@ class TrailingHash:
         self._descriptor = -1
 
     def _hash_to(self, end: int) -> None:
+        # Held no longer than it is needed: a large model has many files, and all of them are open.
+        piece = memoryview(bytearray(min(PIECE, end - self._position)))
         while self._position < end:
-            count = os.preadv(self._descriptor, [self._piece[: end - self._position]], self._position)
+            count = os.preadv(self._descriptor, [piece[: end - self._position]], self._position)
             assert count, "announced bytes that were not written"
-            self._sum.update(self._piece[:count])
+            self._sum.update(piece[:count])
             self._position += count
         if self._position - self._synced >= SYNC:
             os.fdatasync(self._descriptor)

@@ -170,10 +170,13 @@ class TensorFileWriter:
         self._start = 8 + len(text)
         self._places = {key: value["data_offsets"] for key, value in header.items() if key != "__metadata__"}
         self._missing = {key: end - begin for key, (begin, end) in self._places.items()}
+        self._following = list(self._places)
+        self._whole = 0
         self._lock = Lock()
         self._file = Path(path).open("xb", buffering=0)  # noqa: SIM115  (closed by close)
         self._file.write(len(text).to_bytes(8, "little") + text)
-        self._file.truncate(self._start + position)
+        self._end = self._start + position
+        self._file.truncate(self._end)
         self._hash = TrailingHash(path) if hashed else None
         self.sha256: str | None = None
 
@@ -192,13 +195,11 @@ class TensorFileWriter:
 
     def advance(self) -> None:
         """Hash what is whole from the start of the file on, in the background."""
-        end = self._start
-        for name, missing in self._missing.items():
-            if missing:
-                break
-            end = self._start + self._places[name][1]
-        if self._hash is not None:
-            self._hash.advance(end)
+        before = self._whole
+        while self._whole < len(self._following) and not self._missing[self._following[self._whole]]:
+            self._whole += 1
+        if self._hash is not None and self._whole > before:
+            self._hash.advance(self._start + self._places[self._following[self._whole - 1]][1])
 
     def close(self) -> None:
         """Close the file; every tensor must have been written whole."""
@@ -208,7 +209,7 @@ class TensorFileWriter:
             self._abandon()
         assert not unwritten, f"tensors not written whole: {unwritten[:3]}"
         if self._hash is not None:
-            self.advance()
+            self._hash.advance(self._end)
             self.sha256 = self._hash.finish()
 
     def _abandon(self) -> None:

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from sentence_transformers import SentenceTransformer
 from sklearn.cluster import KMeans
 from sklearn.metrics import davies_bouldin_score, silhouette_score
+from transformers import AutoModel, AutoTokenizer
 
 from data.suites import paper_suite
 from evaluation.report_schema import validate_report
+from storage.manifest import verify_manifest
 from storage.tensor_file import read_tensors
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +41,9 @@ def run(command: str, runs: Path, *, check: int = 0, **environment: str) -> subp
     """Run one of the README's commands with its runs/ folder elsewhere."""
     words = [word.replace("runs/", f"{runs}/") for word in command.split()]
     assert words[0] == "python"
+    if "--recipe" in words:
+        place = words.index("--recipe") + 1
+        words[place] = str(elsewhere(ROOT / words[place], runs))
     done = subprocess.run(
         [sys.executable, *words[1:]],
         cwd=ROOT,
@@ -48,6 +54,13 @@ def run(command: str, runs: Path, *, check: int = 0, **environment: str) -> subp
     )
     assert done.returncode == check, done.stderr
     return done
+
+
+def elsewhere(recipe: Path, runs: Path) -> Path:
+    """A copy of a recipe that names models of the same runs/ folder."""
+    copy = runs / f".{recipe.name}"
+    copy.write_text(recipe.read_text().replace("runs/", f"{runs}/"))
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -189,11 +202,28 @@ def test_tensorboard_shows_scalars_and_figures(runs, tmp_path):
         board.wait(timeout=30)
 
 
-def test_merged_folder_of_the_readme_loads_plainly(runs):
-    merged = next(path.parent for path in runs.glob("*/merge.json"))
-    model = SentenceTransformer(str(merged), device="cpu")
-    embeddings = model.encode(list(paper_suite().texts[:2]), convert_to_tensor=True)
-    assert torch.isfinite(embeddings).all()
+def test_every_merge_of_the_readme_loads_plainly(runs):
+    merged = {path.parent.name: path.parent for path in runs.glob("*/merge.json")}
+    assert set(merged) == {"arc", "mean", "mean-adapter", "blend", "best"}
+    texts = list(paper_suite().texts[:2])
+    for name, folder in merged.items():
+        verify_manifest(folder)
+        if name == "mean-adapter":
+            base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+            adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(base), folder)
+            ids = AutoTokenizer.from_pretrained(base)(texts, return_tensors="pt", padding=True)
+            embeddings = adapted(**ids).last_hidden_state
+        else:
+            embeddings = SentenceTransformer(str(folder), device="cpu").encode(texts, convert_to_tensor=True)
+        assert torch.isfinite(embeddings).all(), name
+
+
+def test_the_searched_merge_of_the_readme_keeps_what_was_asked(runs):
+    found = json.loads((runs / "best" / "merge.json").read_text())["search"]
+    assert found["chosen"]["retention"] >= 0.95
+    assert found["chosen"]["separation"] == max(
+        candidate["separation"] for candidate in found["front"] if candidate["retention"] >= 0.95
+    )
 
 
 def test_the_python_of_the_readme_runs():

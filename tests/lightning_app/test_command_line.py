@@ -249,9 +249,10 @@ def test_help_is_shown_without_loading_what_trains(script: str) -> None:
 
 
 def test_a_mistake_in_a_script_is_exit_2_and_one_line() -> None:
-    done = python("merge.py", "--method", "slerp")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "--inputs" in done.stderr
+    for words, flag in ((["--method", "slerp"], "--output"), (["--method", "slerp", "--output", "x"], "--inputs")):
+        done = python("merge.py", *words)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert flag in done.stderr
 
 
 def test_merging_folders_loads_neither_a_trainer_nor_a_model_class(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from lightning_app.config import MergeConfig
 from lightning_app.merging import merge
-from storage.json_file import parse_json, read_json
+from lightning_app.plan_text import size_text
+from storage.json_file import read_json
 
 
 def test_a_backbones_name_is_an_input(tmp_path):
@@ -28,7 +29,13 @@ def test_overwrite_replaces_merges_only(tmp_path):
     ("asked", "message"),
     [
         ({"method": None}, "--method: expected a method or --recipe FILE, got neither"),
-        ({"recipe": "r.yaml"}, "--method: expected it to stand in the recipe"),
+        ({"recipe": "r.yaml"}, "--inputs: expected it to stand in the recipe"),
+        ({"recipe": "r.yaml", "method": None, "inputs": (), "granularity": "row"}, "--granularity: .* beside --recipe"),
+        ({"recipe": "r.yaml", "method": None, "inputs": (), "dtype": "bfloat16"}, "--dtype: .* beside --recipe"),
+        ({"adapter": True, "granularity": "row"}, "--granularity: .* got 'row' beside --adapter"),
+        ({"adapter": True, "shard_size": "1GB"}, "--shard-size: .* beside --adapter"),
+        ({"retention": 0.5}, "--retention: expected --search beside it"),
+        ({"inputs": ()}, "--inputs: expected the models to merge, got none"),
         ({"rank": 4}, "--rank: expected --adapter beside it"),
         ({"ema": 0.9, "t": 0.5}, "--ema: expected neither --weights nor --t"),
         ({"ema": 1.0}, r"--ema: expected a decay in \[0, 1\), got 1.0"),
@@ -49,8 +56,10 @@ def test_flags_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, 
 def test_the_plan_is_printed_and_nothing_is_written(tmp_path, capsys):
     config = MergeConfig(method="slerp", inputs=("tiny-llm", "tiny-llm"), output=str(tmp_path / "out"), plan=True)
     plan = merge(config)
-    printed = parse_json(capsys.readouterr().out, "stdout")
-    assert printed == plan
+    printed = capsys.readouterr().out
+    assert "slerp on the weights themselves, one angle a tensor; defaults" in printed
+    assert f"write    {size_text(plan['bytes_written'])} to {tmp_path / 'out'}" in printed
+    assert printed.endswith("Nothing was written.\n")
     assert plan["bytes_written"] == sum(plan["files"].values())
     assert plan["bytes_read"] == 2 * plan["bytes_written"] or plan["bytes_read"] == plan["bytes_written"]
     assert "tokenizer.json" in plan["companions"]
