@@ -66,6 +66,7 @@ def _measure_one(size: Size, settings: Settings) -> Result:
         ours=one,
         peer=other,
         ratio=one / other,
+        seconds=[[each.seconds for each in runs] for runs in (our_runs, plain_runs)],
         checks=[Check(what="peak memory above the budget", value=excess, goal=LARGEST_EXCESS, unit="MB")],
         repeats=settings.repeats,
         threads=THREADS,

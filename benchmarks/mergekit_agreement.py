@@ -96,6 +96,7 @@ def _measure_one(method: str, models: Sequence[Path], settings: Settings) -> Res
         ours=one.seconds,
         peer=other.seconds,
         ratio=one.seconds / other.seconds,
+        seconds=[[one.seconds], [other.seconds]],
         checks=[Check(what="largest relative difference of a tensor", value=difference, goal=LARGEST)],
         repeats=1,
         threads=THREADS,

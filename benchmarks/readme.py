@@ -13,6 +13,8 @@ from storage.json_file import read_json
 GPU_FILE = "gpu_merge.json"
 GPU_COMMAND = f"python -m benchmarks.gpu_merge --output benchmarks/{GPU_FILE}"
 
+UNEVEN = 1.5
+
 Row = Sequence[str]
 
 
@@ -40,6 +42,12 @@ def _heading(results: Sequence[Result], quick: bool) -> str:
     lines.append(
         "Runs: " + "; ".join(f"{part} on {count} threads, {repeats} a side" for part, count, repeats in threads) + "."
     )
+    uneven = [f"{result.name} ({result.spread:.1f} x)" for result in results if result.spread > UNEVEN]
+    if uneven and not quick:
+        lines.append(
+            f"**Uneven runs**: the slowest took more than {UNEVEN} x the fastest, so something else ran on the machine "
+            f"and the ratio is not to be trusted: {'; '.join(uneven)}."
+        )
     return "\n\n".join(lines)
 
 

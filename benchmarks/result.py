@@ -52,6 +52,8 @@ class Result:
     threads: int
     command: str
     """What makes this entry again."""
+    seconds: Sequence[Sequence[float]] = ()
+    """Each counted run of ours, then of the peer."""
     unit: str = "s"
     goal: float | None = None
     """Largest ratio that was asked for."""
@@ -60,6 +62,11 @@ class Result:
     details: Mapping[str, Any] | None = None
     """Other numbers without one."""
     note: str = ""
+
+    @property
+    def spread(self) -> float:
+        """The slowest run over the fastest, of the side where that is larger; 1 where nothing is known."""
+        return max((max(side) / min(side) for side in self.seconds if side), default=1.0)
 
     @property
     def goals(self) -> list[Check]:
@@ -95,6 +102,7 @@ def compare(
         ours=one,
         peer=two,
         ratio=one / two,
+        seconds=[seconds["ours"], seconds["peer"]],
         repeats=repeats,
         threads=threads,
         command=command_of(part),

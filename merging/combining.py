@@ -60,7 +60,7 @@ def _combine_block(block: Block, solved: Solved, reader: Reader, keep: Keep) -> 
     done = 0
     squares: dict[str, float] = {}
     for (start, _), values in zip(block.ranges, _values(block, solved, reader, squares), strict=True):
-        result = _cast(values, task, reader, exact=solved.copied is not None)
+        result = cast(values, task, reader, exact=solved.copied is not None)
         keep(task, start * columns, result)
         done += result.numel() * result.dtype.itemsize
     return Piece(task, done, squares)
@@ -92,7 +92,7 @@ def _sums(block: Block, coefficients: Float64[Tensor, " n"], reader: Reader) -> 
     task = block.task
     for (start, stop), chunk in zip(block.ranges, vectors(task, block.ranges, reader, again=True), strict=True):
         values = torch.mv(chunk.T, coefficients, out=reader.scratch.row("sum", chunk.shape[1]))
-        yield _onto_origin(values, task, start, stop, reader)
+        yield onto_origin(values, task, reader)
 
 
 def _row_sums(block: Block, reader: Reader, squares: dict[str, float]) -> Iterator[Float64[Tensor, " m"]]:
@@ -112,7 +112,7 @@ def _row_sums(block: Block, reader: Reader, squares: dict[str, float]) -> Iterat
         refuse(solution, [f"{task.name}, row {row}" for row in range(start, stop)])
         values = (solution.coefficients.unsqueeze(1) @ rows).reshape(-1)
         _add_squares(squares, values, chunk, task)
-        yield _onto_origin(values, task, start, stop, reader)
+        yield onto_origin(values, task, reader)
 
 
 def _column_sums(block: Block, reader: Reader, squares: dict[str, float]) -> Iterator[Float64[Tensor, " m"]]:
@@ -138,7 +138,7 @@ def _column_sums(block: Block, reader: Reader, squares: dict[str, float]) -> Ite
         lines = chunk.reshape(n, -1, columns)
         values = (lines * solution.coefficients.T.unsqueeze(1)).sum(0).reshape(-1)
         _add_squares(squares, values, chunk, task)
-        yield _onto_origin(values, task, start, stop, reader)
+        yield onto_origin(values, task, reader)
 
 
 def _elements(block: Block, reader: Reader, squares: dict[str, float]) -> Iterator[Float64[Tensor, " m"]]:
@@ -158,7 +158,7 @@ def _elements(block: Block, reader: Reader, squares: dict[str, float]) -> Iterat
     for index, ((start, stop), chunk) in enumerate(zip(block.ranges, walk(), strict=True)):
         values = settled(index, chunk).to(torch.float64).reshape(-1)
         _add_squares(squares, values, chunk.reshape(len(chunk), -1).to(torch.float64), task)
-        yield _onto_origin(values, task, start, stop, reader)
+        yield onto_origin(values, task, reader)
 
 
 def _add_squares(
@@ -170,17 +170,12 @@ def _add_squares(
         squares[name] = squares.get(name, 0.0) + float(torch.dot(gap, gap))
 
 
-def _onto_origin(
-    values: Float64[Tensor, " m"], task: Task, start: int, stop: int, reader: Reader
-) -> Float64[Tensor, " m"]:
-    origin: TensorSource | None = task.origin
-    if origin is None:
-        return values
-    stored = reader.rows(origin, start, stop, len(task.inputs), again=True)
-    return values.add_(reader.scratch.row("wide", values.numel()).copy_(stored))
+def onto_origin(values: Float64[Tensor, " m"], task: Task, reader: Reader) -> Float64[Tensor, " m"]:
+    """Add, in place, the origin's values of the chunk that was loaded last."""
+    return values if task.origin is None else values.add_(reader.scratch.row("wide", values.numel()))
 
 
-def _cast(values: Shaped[Tensor, " m"], task: Task, reader: Reader, *, exact: bool) -> Shaped[Tensor, " m"]:
+def cast(values: Shaped[Tensor, " m"], task: Task, reader: Reader, *, exact: bool) -> Shaped[Tensor, " m"]:
     """Round to the dtype of the result, by way of float32, so that a 16-bit result is the rounded float32 result."""
     if not task.is_float or (exact and values.dtype == task.dtype):
         return values

@@ -24,8 +24,6 @@ from merging.names import memory_views, model_type_of, transformer_names
 from merging.sources import Checkpoint, HeldTensor, TensorSource, as_matrix
 from storage.json_file import read_json
 
-SUFFIX = ".ckpt"
-
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile, FSDP and activation checkpointing add inside names."""
 
@@ -69,11 +67,6 @@ class JoinedTensor:
 
     def held(self) -> HeldTensor:
         return HeldTensor(self.rows(0, self.shape[0]).reshape(self.shape), self.where)
-
-
-def is_lightning_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Say whether the name is that of a Lightning checkpoint; nothing is opened."""
-    return Path(path).suffix == SUFFIX
 
 
 def open_lightning_checkpoint(path: str | os.PathLike[str], base: Checkpoint | None) -> Checkpoint:

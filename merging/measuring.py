@@ -30,11 +30,15 @@ class Block:
 
 
 @dataclass(frozen=True)
-class _BlockMeasure:
+class BlockMeasure:
+    """What pass 1 found out about a block."""
+
     task: Task
     products: Float64[Tensor, "chunks n n"]
     base_squares: Sequence[float]
     equal: bool
+    elements: int = 0
+    """How many were written, where pass 2 went along."""
 
 
 def blocks_of(task: Task) -> list[Block]:
@@ -51,8 +55,10 @@ def measure(tasks: Sequence[Task], reader: Reader, workers: Workers) -> list[Mea
     """
     blocks = [block for task in tasks for block in blocks_of(task)]
     parts = workers.map(lambda block: _measure_block(block, reader), blocks)
-    found = {id(task): _join(task, list(group), reader) for task, group in groupby(parts, key=lambda part: part.task)}
-    return [found[id(task)] if id(task) in found else _join(task, [], reader) for task in tasks]
+    found = {
+        id(task): join_blocks(task, list(group), reader) for task, group in groupby(parts, key=lambda part: part.task)
+    }
+    return [found[id(task)] if id(task) in found else join_blocks(task, [], reader) for task in tasks]
 
 
 def vectors(
@@ -63,14 +69,17 @@ def vectors(
     The matrix is reused: it holds the chunk until the next one is asked for.
     """
     for start, stop in ranges:
-        chunk, _ = _load(task, start, stop, reader, again=again, compare=False)
+        chunk, _ = load_chunk(task, start, stop, reader, again=again, compare=False)
         yield chunk
 
 
-def _load(
+def load_chunk(
     task: Task, start: int, stop: int, reader: Reader, *, again: bool, compare: bool
 ) -> tuple[Float64[Tensor, "n m"], bool]:
-    """Return one chunk as a matrix, and whether all its rows were equal before the origin was taken off."""
+    """Return one chunk as a matrix, and whether all its rows were equal before the origin was taken off.
+
+    The origin's own values stay in the scratch row ``wide``.
+    """
     parts: list[Tensor] = []
     for slot, source in enumerate(task.inputs):
         twin = next((parts[i] for i in range(slot) if task.inputs[i] is source), None)
@@ -93,7 +102,7 @@ def _same(part: Tensor, first: Tensor) -> bool:
     return part.dtype == first.dtype and torch.equal(part, first)
 
 
-def _measure_block(block: Block, reader: Reader) -> _BlockMeasure:
+def _measure_block(block: Block, reader: Reader) -> BlockMeasure:
     task, n = block.task, len(block.task.inputs)
     products = torch.zeros(len(block.ranges), n, n, dtype=torch.float64)
     squares: list[float] = []
@@ -103,16 +112,16 @@ def _measure_block(block: Block, reader: Reader) -> _BlockMeasure:
             parts = [reader.rows(source, start, stop, slot) for slot, source in enumerate(task.inputs)]
             equal = equal and all(_same(part, parts[0]) for part in parts[1:])
             continue
-        chunk, same = _load(task, start, stop, reader, again=False, compare=equal)
+        chunk, same = load_chunk(task, start, stop, reader, again=False, compare=equal)
         equal = equal and same
         add_products(chunk, into)
         if task.told.options.norm == "base" and task.base is not None:
             wide = reader.scratch.row("wide", chunk.shape[1]).copy_(reader.rows(task.base, start, stop, n + 1))
             squares.append(float(torch.dot(wide, wide)))
-    return _BlockMeasure(task, products, squares, equal)
+    return BlockMeasure(task, products, squares, equal)
 
 
-def _join(task: Task, parts: Sequence[_BlockMeasure], reader: Reader) -> Measurement:
+def join_blocks(task: Task, parts: Sequence[BlockMeasure], reader: Reader) -> Measurement:
     """Add up a tensor's blocks in order and read off its angles."""
     equal = all(part.equal for part in parts)
     if not task.is_float:

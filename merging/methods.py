@@ -37,6 +37,8 @@ class Method:
     """Fewest inputs."""
     maximum: int | None = None
     """Most inputs; None for any number."""
+    needs_gram: bool = True
+    """Whether coefficients depend on the Gram matrix; otherwise one pass over the files is enough."""
     needs_base: bool = False
     """Whether it is defined on differences from a base only."""
     takes: frozenset[str] = frozenset()
@@ -67,6 +69,7 @@ SPARSE = frozenset({"weights", "density", "scale", "normalize", "rescale"})
 _ROWS = (
     Method(
         name="linear",
+        needs_gram=False,
         summary="weighted average; the uniform soup by default",
         home="linear",
         takes=frozenset({"t", "weights", "normalize"}),
@@ -141,6 +144,7 @@ _ROWS = (
     ),
     Method(
         name="task_arithmetic",
+        needs_gram=False,
         summary="the base plus a weighted sum of task vectors",
         home="task_arithmetic",
         minimum=1,
@@ -260,6 +264,7 @@ _ROWS = (
     ),
     Method(
         name="passthrough",
+        needs_gram=False,
         summary="one model as it is, an adapter folded into its base",
         home="linear",
         minimum=1,

@@ -81,11 +81,6 @@ class Desk:
     def _lightning(self, path: PathLike, base: Checkpoint | None) -> Checkpoint:
         from merging.lightning_checkpoint import open_lightning_checkpoint
 
-        if base is None:
-            raise ValueError(
-                f"{os.fspath(path)}: expected a base for a Lightning checkpoint (it has no configuration and no "
-                "tokenizer), got none; add --base"
-            )
         return open_lightning_checkpoint(path, base)
 
     def _same_content(self, one: Checkpoint, other: Checkpoint) -> bool:

@@ -22,6 +22,7 @@ from merging.request import PathLike, Request
 from merging.rule import Rule
 from merging.schedule import layer_count
 from merging.sources import Checkpoint
+from merging.single_pass import is_known_in_advance
 from merging.task import Task
 from merging.tied import says_tied
 from merging.windows import MEMORY, arena_bytes, windows_of
@@ -73,8 +74,13 @@ class MergePlan:
         rule = self.rule
         arena = arena_bytes(self.memory, len(self.inputs), self.threads or 1)
         windows = list(windows_of(self.tasks, arena))
-        twice = [w.tasks[0].name for w in windows if not w.bytes and len(w.tasks) == 1 and w.tasks[0].elements]
-        whole = rule.granularity in ("layer", "model")
+        together = rule.granularity in ("layer", "model")
+        twice = [
+            task
+            for window in windows
+            for task in window.tasks
+            if (together or not window.bytes) and task.elements and not is_known_in_advance(task)
+        ]
         return {
             "method": rule.method.name,
             "space": rule.space,
@@ -85,7 +91,7 @@ class MergePlan:
             "tensors": len(self.tasks),
             "elements": sum(task.elements for task in self.tasks),
             "windows": len(windows),
-            "read_twice": len(self.tasks) if whole else len(twice),
+            "read_twice": len(twice),
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes,
             "peak_memory": min(self.memory, self._working_set(windows)) + CONSTANT,

@@ -16,6 +16,7 @@ from merging.combining import Keep, combine
 from merging.measuring import measure
 from merging.pieces import CHUNK
 from merging.reading import OpenFiles, Reader, Scratch
+from merging.single_pass import is_known_in_advance, merge_in_one_pass
 from merging.solving import solve
 from merging.sources import StoredTensor
 from merging.task import Measurement, Solved, Task
@@ -71,6 +72,7 @@ def merge_tasks(
         arena = torch.empty(max((window.bytes for window in windows), default=0), dtype=torch.uint8)
         solved: dict[int, Solved] = {}
         measured: dict[int, Measurement] = {}
+        whole = whole and not all(is_known_in_advance(task) for task in tasks)
         if whole:
             # Coefficients of a layer or of the model hang on all its tensors: everything is read twice.
             measured = dict(enumerate(measure(tasks, plain, workers)))
@@ -81,15 +83,20 @@ def merge_tasks(
                 files.expect(source for task in following.tasks for source in task.sources)
             places = range(place, place + len(window.tasks))
             place = places.stop
+            ordinary = [i for i in places if not is_known_in_advance(tasks[i])]
+            direct = [i for i in places if is_known_in_advance(tasks[i])]
+            known = merge_in_one_pass([tasks[i] for i in direct], plain, workers, keep, after_piece)
+            measured.update(zip(direct, (one for one, _ in known), strict=True))
+            solved.update(zip(direct, (one for _, one in known), strict=True))
+            chosen = [tasks[i] for i in ordinary]
             reader = plain
             if not whole:
-                held = [source for task in window.tasks for source in task.sources]
-                reader = plain.keeping(held, arena) or plain
-                found = measure(window.tasks, reader, workers)
-                measured.update(zip(places, found, strict=True))
-                solved.update(zip(places, solve(window.tasks, found), strict=True))
+                reader = plain.keeping((source for task in chosen for source in task.sources), arena) or plain
+                found = measure(chosen, reader, workers)
+                measured.update(zip(ordinary, found, strict=True))
+                solved.update(zip(ordinary, solve(chosen, found), strict=True))
             squares: dict[int, dict[str, float]] = {}
-            for piece in combine(window.tasks, [solved[i] for i in places], reader, workers, keep):
+            for piece in combine(chosen, [solved[i] for i in ordinary], reader, workers, keep):
                 own = squares.setdefault(id(piece.task), {})
                 own |= {name: own.get(name, 0.0) + square for name, square in piece.squares.items()}
                 after_piece(piece.bytes)

@@ -10,7 +10,14 @@ from benchmarks.readme import GPU_COMMAND, page
 from benchmarks.result import Check, Result
 
 
-def named(name: str, *, ratio: float | None, goal: float | None = None, checks: tuple[Check, ...] = ()) -> Result:
+def named(
+    name: str,
+    *,
+    ratio: float | None,
+    goal: float | None = None,
+    checks: tuple[Check, ...] = (),
+    seconds: tuple[tuple[float, ...], ...] = (),
+) -> Result:
     return Result(
         part="in_process",
         name=name,
@@ -20,6 +27,7 @@ def named(name: str, *, ratio: float | None, goal: float | None = None, checks: 
         ratio=ratio,
         goal=goal,
         checks=checks,
+        seconds=seconds,
         repeats=5,
         threads=2,
         command="a command",
@@ -65,3 +73,10 @@ def test_what_was_measured_on_a_device_is_shown(tmp_path: Path) -> None:
     assert f"{found['share_of_copy_bandwidth']:.0%} of the copy bandwidth" in section
     assert f"{found['profiler']['launches']} launches" in section
     assert found["command"] in section
+
+
+def test_runs_that_differ_much_are_told(tmp_path: Path) -> None:
+    even = named("even", ratio=1.0, seconds=((1.0, 1.4), (2.0, 2.9)))
+    uneven = named("uneven", ratio=1.0, seconds=((1.0, 1.1), (2.0, 5.0)))
+    assert "Uneven" not in page([even, named("unknown", ratio=1.0)], tmp_path)
+    assert "not to be trusted: uneven (2.5 x)." in page([even, uneven], tmp_path)

@@ -64,7 +64,7 @@ def test_a_quick_run_writes_both_files_without_mergekit(tmp_path: Path, monkeypa
 
 
 def test_a_part_that_is_run_again_replaces_itself_only(tmp_path: Path) -> None:
-    kept, old = result("merge_sizes", name="kept", checks=[]), result("in_process", name="old")
+    kept, old = result("merge_sizes", name="kept", checks=[], seconds=[[1.0], [4.0]]), result("in_process", name="old")
     write_results(tmp_path / "results.json", [old, kept])
     main(["in_process", "--quick", "--output", str(tmp_path)])
     found = read_results(tmp_path / "results.json")
