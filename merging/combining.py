@@ -17,7 +17,7 @@ from merging.measuring import Block, blocks_of, vectors
 from merging.pieces import row_ranges
 from merging.reading import Reader
 from merging.solving import refuse, solution_of
-from merging.sources import TensorSource, as_matrix
+from merging.sources import as_matrix
 from merging.task import Solved, Task
 from merging.workers import Workers
 
@@ -90,7 +90,7 @@ def _values(block: Block, solved: Solved, reader: Reader, squares: dict[str, flo
 def _sums(block: Block, coefficients: Float64[Tensor, " n"], reader: Reader) -> Iterator[Float64[Tensor, " m"]]:
     """One weighted sum for all rows."""
     task = block.task
-    for (start, stop), chunk in zip(block.ranges, vectors(task, block.ranges, reader, again=True), strict=True):
+    for chunk in vectors(task, block.ranges, reader, again=True):
         values = torch.mv(chunk.T, coefficients, out=reader.scratch.row("sum", chunk.shape[1]))
         yield onto_origin(values, task, reader)
 
@@ -134,7 +134,7 @@ def _column_sums(block: Block, reader: Reader, squares: dict[str, float]) -> Ite
     gram = Gram(products, angles_of(products), base_squares.sqrt() if wants_base else None)
     solution = solution_of(task.rule, gram, weights, task.told.options)
     refuse(solution, [f"{task.name}, column {column}" for column in range(columns)])
-    for (start, stop), chunk in zip(block.ranges, vectors(task, block.ranges, reader, again=True), strict=True):
+    for chunk in vectors(task, block.ranges, reader, again=True):
         lines = chunk.reshape(n, -1, columns)
         values = (lines * solution.coefficients.T.unsqueeze(1)).sum(0).reshape(-1)
         _add_squares(squares, values, chunk, task)
@@ -155,7 +155,7 @@ def _elements(block: Block, reader: Reader, squares: dict[str, float]) -> Iterat
     function = row.compat_function if task.rule.compat else row.function
     weights = torch.tensor(task.told.weights, dtype=torch.float64)
     settled = function(walk, weights, task.told.options, task.name)
-    for index, ((start, stop), chunk) in enumerate(zip(block.ranges, walk(), strict=True)):
+    for index, chunk in enumerate(walk()):
         values = settled(index, chunk).to(torch.float64).reshape(-1)
         _add_squares(squares, values, chunk.reshape(len(chunk), -1).to(torch.float64), task)
         yield onto_origin(values, task, reader)

@@ -9,6 +9,7 @@ Dimensions: g groups, n inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -60,14 +61,16 @@ def merge_files_on_device(
         reader = Reader(files, Scratch())
         staged = [_staged(task, reader) for task in tasks]
         window = 0
-        for part in WindowPipeline(device, merge).run(cut_windows(staged, memory // 2)):
-            if part.window != window:
-                after_window()
-                window = part.window
-            _, columns = as_matrix(part.staged.shape)
-            values = part.values.reshape(-1)
-            keep(by_name[part.staged.name], part.start * columns, values)
-            after_piece(values.numel() * values.dtype.itemsize)
+        # Closed before the files are: after an error its thread may still be reading.
+        with closing(WindowPipeline(device, merge).run(cut_windows(staged, memory // 2))) as parts:
+            for part in parts:
+                if part.window != window:
+                    after_window()
+                    window = part.window
+                _, columns = as_matrix(part.staged.shape)
+                values = part.values.reshape(-1)
+                keep(by_name[part.staged.name], part.start * columns, values)
+                after_piece(values.numel() * values.dtype.itemsize)
     after_window()
     return outcomes
 

@@ -32,7 +32,7 @@ class Measured:
         self._request = request
         self._tasks = tasks
         self._threads = threads
-        with Workers(threads) as workers, OpenFiles() as files:
+        with OpenFiles() as files, Workers(threads) as workers:
             self._found: list[Measurement] = measure(tasks, Reader(files, Scratch()), workers)
 
     @classmethod
@@ -90,7 +90,7 @@ class Measured:
         def keep(task: Task, start: int, values: Tensor) -> None:
             results[task.name][start : start + values.numel()] = values
 
-        with Workers(self._threads) as workers, OpenFiles() as files:
+        with OpenFiles() as files, Workers(self._threads) as workers:
             reader = Reader(files, Scratch())
             for _ in combine(tasks, solve(tasks, self._found), reader, workers, keep):
                 pass

@@ -21,8 +21,8 @@ from merging.pieces import CHUNK
 from merging.request import PathLike, Request
 from merging.rule import Rule
 from merging.schedule import layer_count
-from merging.sources import Checkpoint
 from merging.single_pass import is_known_in_advance
+from merging.sources import Checkpoint
 from merging.task import Task
 from merging.tied import says_tied
 from merging.windows import MEMORY, arena_bytes, windows_of

@@ -15,7 +15,7 @@ Dimensions: r rows by c columns of a tensor; a vector is one column, see ``mergi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -128,7 +128,7 @@ class WindowPipeline:
         self._outward = [_HostPiece(device) for _ in range(PIECES)]
         self._homeward = [_HostPiece(device) for _ in range(PIECES)]
 
-    def run(self, windows: Iterable[Sequence[Staged]]) -> Iterator[Returned]:
+    def run(self, windows: Iterable[Sequence[Staged]]) -> Generator[Returned, None, None]:
         """Yield the results of all windows in order, whole rows at a time.
 
         Errors of a reader and of ``merge`` are raised here, when the turn of their window comes.

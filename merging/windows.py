@@ -66,7 +66,8 @@ def merge_tasks(
         return []
     outcomes: list[Outcome] = []
     whole = any(task.rule.granularity in ("layer", "model") for task in tasks)
-    with Workers(threads) as workers, OpenFiles() as files:
+    # Files are closed last: after an error a worker may still be reading.
+    with OpenFiles() as files, Workers(threads) as workers:
         plain = Reader(files, Scratch())
         windows = list(windows_of(tasks, arena_bytes(memory, len(tasks[0].inputs), workers.threads)))
         arena = torch.empty(max((window.bytes for window in windows), default=0), dtype=torch.uint8)

@@ -182,7 +182,7 @@ def test_reported_angles_and_norms_are_right(make_model: MakeModel, tmp_path: Pa
 
 
 def test_a_16_bit_file_is_the_rounded_float32_file(make_model: MakeModel, tmp_path: Path, space: str) -> None:
-    bench = bench_of(make_model, pairs(ANGLES[:-2]), space)  # the last ones let model stock leave what float16 can hold
+    bench = bench_of(make_model, pairs(ANGLES[:-2:2]), space)  # the largest let model stock leave what float16 can hold
 
     def merged(inputs: Sequence[Path], method: str, dtype: str) -> dict[str, Tensor]:
         output = tmp_path / f"{inputs[0].name}-{method}-{dtype}"

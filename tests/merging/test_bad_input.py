@@ -4,6 +4,7 @@ Every case goes through the Python function and through the command, which ends 
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,8 +232,6 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
 
 def ends_with_2(argv: Sequence[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """Run the command; returns its one line."""
-    import re
-
     before = tree(folder)
     capsys.readouterr()
     assert main(MergeConfig, "lightning_app.merging:merge", argv=argv) == 2
