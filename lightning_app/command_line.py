@@ -14,7 +14,7 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -60,6 +60,16 @@ def main(
     if config.json:
         print(json.dumps(result, allow_nan=False))
     return DONE
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once; for commands that leave nothing to be done when they return.
+
+    Unloading torch takes half a second, a tenth of the time of a merge of two gigabytes.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _quiet_imports() -> None:
