@@ -282,7 +282,6 @@ def find_method(name: str) -> Method:
     """Return the row of ``name``, or raise ValueError with the closest names."""
     if name in METHODS:
         return METHODS[name]
-    close = get_close_matches(name, METHODS, n=2, cutoff=0.5) or list(METHODS)
-    raise ValueError(
-        f"--method: expected one of {', '.join(METHODS)}, got {name!r}; did you mean {' or '.join(close)}?"
-    )
+    close = get_close_matches(name, METHODS, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else "choose one of them"
+    raise ValueError(f"--method: expected one of {', '.join(METHODS)}, got {name!r}; {hint}")

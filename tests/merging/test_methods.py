@@ -29,7 +29,7 @@ def test_every_row_is_filed_under_its_name_and_finds_its_functions() -> None:
 def test_an_unknown_method_is_refused_with_the_closest_name() -> None:
     with pytest.raises(ValueError, match=r"--method: .*'slrep'; did you mean slerp"):
         find_method("slrep")
-    with pytest.raises(ValueError, match="did you mean linear or slerp or nuslerp"):
+    with pytest.raises(ValueError, match=r"got '\?\?\?'; choose one of them"):
         find_method("???")
 
 
