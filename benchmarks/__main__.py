@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import in_process, merge_commands, merge_sizes, mergekit_agreement
+from benchmarks import evaluation_metrics, in_process, merge_commands, merge_sizes, mergekit_agreement
 from benchmarks.readme import page
 from benchmarks.result import Result, Settings, read_results, write_results
 from storage.atomic import write_text
@@ -20,6 +20,7 @@ QUICK_OUTPUT = HERE.parent / "runs" / "benchmarks"
 
 PARTS: Mapping[str, Callable[[Settings], list[Result]]] = {
     in_process.PART: in_process.measure,
+    evaluation_metrics.PART: evaluation_metrics.measure,
     merge_commands.PART: merge_commands.measure,
     merge_sizes.PART: merge_sizes.measure,
     mergekit_agreement.PART: mergekit_agreement.measure,
@@ -60,7 +61,7 @@ def _run(part: str, output: Path, scratch: Path | None, *, repeats: int, quick: 
     write_results(file, results)
     write_text(output / "README.md", page(results, output, quick=quick))
     for result in found:
-        ratio = "" if result.ratio is None else f", ratio {result.ratio:.2f}"
+        ratio = "" if result.ratio is None else f", ratio {result.ratio:.3g}"
         goals = "".join(f"; {check.what} {check.value:.3g} of {check.goal:g}" for check in result.checks)
         print(f"  {result.name}: {result.ours:.3f} {result.unit}, peer {result.peer:.3f}{ratio}{goals}", flush=True)
 

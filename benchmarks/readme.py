@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import in_process, merge_commands, merge_sizes, mergekit_agreement
+from benchmarks import evaluation_metrics, in_process, merge_commands, merge_sizes, mergekit_agreement
 from benchmarks.mergekit import VERSION
 from benchmarks.result import Check, Result, command_of
 from storage.json_file import read_json
 
 GPU_FILE = "gpu_merge.json"
 GPU_COMMAND = f"python -m benchmarks.gpu_merge --output benchmarks/{GPU_FILE}"
+
+METRICS_FILE = "gpu_metrics.json"
+METRICS_COMMAND = f"python -m benchmarks.gpu_metrics --output benchmarks/{METRICS_FILE}"
 
 UNEVEN = 1.5
 
@@ -26,7 +29,7 @@ def page(results: Sequence[Result], folder: Path, *, quick: bool = False) -> str
         title, before, table = section
         body = f"{before}\n\n{table(mine)}" if mine else f"Not measured; `{command_of(part)}` does."
         sections.append(f"## {title}\n\n{body}{_notes(mine)}")
-    return "\n\n".join([*sections, _on_a_gpu(folder / GPU_FILE)]) + "\n"
+    return "\n\n".join([*sections, _metrics_on_a_gpu(folder / METRICS_FILE), _on_a_gpu(folder / GPU_FILE)]) + "\n"
 
 
 def _heading(results: Sequence[Result], quick: bool) -> str:
@@ -74,7 +77,7 @@ def _goals(results: Sequence[Result]) -> str:
 
 def _reached(check: Check) -> str:
     unit = f" {check.unit}" if check.unit else ""
-    return f"{check.what} {check.value:.3g}{unit}, asked for at most {check.goal:g}{unit}"
+    return f"{check.what} {check.value:.3g}{unit}, asked for at most {check.goal:.3g}{unit}"
 
 
 def _compared(results: Sequence[Result]) -> str:
@@ -85,6 +88,28 @@ def _compared(results: Sequence[Result]) -> str:
             for each in results
         ),
     )
+
+
+def _metrics(results: Sequence[Result]) -> str:
+    rows = []
+    for each in results:
+        details = each.details or {}
+        memory = [_megabytes(details[key]) if key in details else "-" for key in ("peak_bytes", "peer_peak_bytes")]
+        found = f"{details['difference']:.0e}" if "difference" in details else "-"
+        seconds = f"{each.ours:.3f}", f"{each.peer:.3f}", _ratio(each), _goal(each.goal)
+        rows.append((each.name, each.peer_is, *seconds, *memory, found))
+    columns = (
+        "what",
+        "peer",
+        "ours, s",
+        "peer, s",
+        "ratio",
+        "goal",
+        "our memory, MB",
+        "peer's memory, MB",
+        "difference",
+    )
+    return _table(columns, rows)
 
 
 def _commands(results: Sequence[Result]) -> str:
@@ -159,6 +184,13 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Sequence[Result]], str]]] = {
         "largest of all tensors. Methods with random masks run at density 1, since each side draws its own.",
         _agreement,
     ),
+    evaluation_metrics.PART: (
+        "Silhouettes against scikit-learn's",
+        "One thread on both sides. Memory is what the process grows by at most during the call, in a process of its own, "
+        "apart from the embeddings. The last row of cosine is beside one look at each row: scikit-learn's n x n distances "
+        "would take hours.",
+        _metrics,
+    ),
     in_process.PART: (
         "Calls in one process",
         "Ours also checks inputs; the merge records angles and hashes and calls fsync, the peer does not.",
@@ -186,6 +218,28 @@ def _on_a_gpu(file: Path) -> str:
     )
 
 
+def _metrics_on_a_gpu(file: Path) -> str:
+    """Return what ``benchmarks.gpu_metrics`` left in its file, or how it is made."""
+    title = "## Silhouettes on a GPU\n\n"
+    if not file.exists():
+        return f"{title}Not measured; on a machine with a CUDA device `{METRICS_COMMAND}` does."
+    found: dict[str, Any] = read_json(file)
+    rows = [
+        [each["name"], *(_told(each[key], scale) for key, scale in (("ours", 1), ("peer", 1), ("peak_bytes", 1e-6)))]
+        for each in found["rows"]
+    ]
+    differences = ", ".join(f"{metric} {value:.0e}" for metric, value in found["differences"].items())
+    return (
+        f"{title}{found['device']}; the peer is {found['peer_is']}. Largest differences from the CPU and the peer: "
+        f"{differences}. Made by `{found['command']}`; versions: {json.dumps(found['versions'])}.\n\n"
+        f"{_table(('what', 'ours, s', 'peer, s', 'our memory, MB'), rows)}"
+    )
+
+
+def _told(value: float | None, scale: float) -> str:
+    return "-" if value is None else f"{value * scale:.4g}"
+
+
 def _notes(results: Iterable[Result]) -> str:
     return "".join(f"\n\n{result.note}" for result in results if result.note)
 
@@ -195,11 +249,13 @@ def _table(columns: Row, rows: Iterable[Row]) -> str:
 
 
 def _ratio(result: Result) -> str:
-    return "-" if result.ratio is None else f"{result.ratio:.2f}"
+    if result.ratio is None:
+        return "-"
+    return f"{result.ratio:.2f}" if result.ratio >= 0.1 else f"{result.ratio:.2g}"
 
 
 def _goal(goal: float | None) -> str:
-    return "-" if goal is None else f"{goal:g}"
+    return "-" if goal is None else f"{goal:.3g}"
 
 
 def _megabytes(size: int) -> str:

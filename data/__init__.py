@@ -4,12 +4,22 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "length_suite": "lengths",
+    "matched_suite": "matched",
+    "paper_folds": "folds",
     "paper_suite": "suites",
-    "Suite": "suites",
+    "separated": "suite",
+    "Suite": "suite",
+    "with_nuisance": "suite",
 }
 __all__ = [
     "Suite",
+    "length_suite",
+    "matched_suite",
+    "paper_folds",
     "paper_suite",
+    "separated",
+    "with_nuisance",
 ]
 
 

@@ -1,60 +1,30 @@
-"""Suites: the fixed sets of texts on which embeddings are measured. Training reads none of them."""
+"""SUITES: the fixed sets of texts on which embeddings are measured. Training reads none of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from math import log10
-from statistics import median
 from types import MappingProxyType
 
 from data.families import families_of
-from data.sequences import Purpose, Window, windows
+from data.matched import matched_suite
+from data.sequences import Purpose, windows
+from data.suite import Suite, separated, suite_of_windows, with_nuisance
 
-
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    """Texts with what is known of them. All fields but ``families`` have one entry a text.
-
-    ``labels[i]`` indexes ``families``, the class names. ``blocks[i]`` names the stretch of the sequence that text i was cut
-    from: neighbours of one block must not vote for each other. ``nuisances`` are properties that a model might follow
-    instead of the family: ``magnitude`` (median of log10(1 + term)), ``window`` (its number within the family), ``length``
-    (characters), ``terms`` (how many) and ``parity`` (share of odd terms); text that is not numbers has ``length`` only.
-    """
-
-    name: str
-    texts: tuple[str, ...]
-    labels: tuple[int, ...]
-    families: tuple[str, ...]
-    blocks: tuple[str, ...]
-    nuisances: Mapping[str, tuple[float, ...]]
-
-    def __post_init__(self) -> None:
-        lengths = {len(self.labels), len(self.blocks), *(len(column) for column in self.nuisances.values())}
-        assert lengths == {len(self.texts)}, f"suite {self.name}: columns of different lengths"
+__all__ = [
+    "SUITES",
+    "Suite",
+    "broad_suite",
+    "held_out_suite",
+    "large_suite",
+    "matched_suite",
+    "paper_suite",
+    "selection_suite",
+    "separated",
+    "with_nuisance",
+]
 
 
 def _suite(name: str, families: Sequence[str], purpose: Purpose) -> Suite:
-    rows: list[tuple[int, int, Window]] = [
-        (label, number, window)
-        for label, family in enumerate(families)
-        for number, window in enumerate(windows(family, purpose))
-    ]
-    return Suite(
-        name=name,
-        texts=tuple(window.text for _, _, window in rows),
-        labels=tuple(label for label, _, _ in rows),
-        families=tuple(families),
-        blocks=tuple(window.block for _, _, window in rows),
-        nuisances=MappingProxyType(
-            {
-                "magnitude": tuple(median(log10(1 + term) for term in window.terms) for _, _, window in rows),
-                "window": tuple(float(number) for _, number, _ in rows),
-                "length": tuple(float(len(window.text)) for _, _, window in rows),
-                "terms": tuple(float(len(window.terms)) for _, _, window in rows),
-                "parity": tuple(sum(term % 2 for term in window.terms) / len(window.terms) for _, _, window in rows),
-            }
-        ),
-    )
+    return suite_of_windows(name, {family: windows(family, purpose) for family in families})
 
 
 @lru_cache(maxsize=1)
@@ -99,5 +69,6 @@ SUITES: Mapping[str, Callable[[], Suite]] = MappingProxyType(
         "held-out": held_out_suite,
         "broad": broad_suite,
         "selection": selection_suite,
+        "matched": matched_suite,
     }
 )

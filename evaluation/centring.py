@@ -6,8 +6,11 @@ computed on such float32 rows lose every digit (silhouettes were off by up to 0.
 
 Dimension names:
     n: texts
+    b: texts of one chunk
     d: embedding width
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -20,6 +23,19 @@ Embeddings = Float[Tensor, "_n _d"] | Float[np.ndarray, "_n _d"]
 The sizes are not bound across arguments (the underscores): that two of them fit is for the functions to say."""
 
 
+CHUNK_ELEMENTS = 1 << 18
+"""Coordinates worked on at once where embeddings are streamed: 2 MiB of float64, about what a processor's cache holds."""
+
+
+def chunks(rows: Float[Tensor, "n d"]) -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
+    """The rows a few at a time: (which rows, a view of them)."""
+    n, d = rows.shape
+    step = max(1, CHUNK_ELEMENTS // d)
+    for start in range(0, n, step):
+        which = slice(start, min(start + step, n))
+        yield which, rows[which]
+
+
 def checked(embeddings: Embeddings, *, name: str = "embeddings") -> Float[Tensor, "n d"]:
     """The embeddings as a detached tensor of their own dtype, or a ValueError that says what is wrong with them."""
     rows = torch.as_tensor(embeddings).detach()
@@ -29,7 +45,7 @@ def checked(embeddings: Embeddings, *, name: str = "embeddings") -> Float[Tensor
         )
     if not rows.is_floating_point():
         raise ValueError(f"{name}: expected a floating dtype, got {rows.dtype}; convert with .float()")
-    broken = int((~torch.isfinite(rows).all(dim=1)).sum())
+    broken = sum(_broken(chunk) for _, chunk in chunks(rows))
     if broken:
         raise ValueError(
             f"{name}: expected finite numbers, got NaN or infinity in {broken} of {rows.shape[0]} rows; "
@@ -48,16 +64,26 @@ def centred(embeddings: Embeddings, *, name: str = "embeddings") -> Float64[Tens
         ValueError: not a matrix, not floating, a row with NaN or infinity, or numbers whose squares overflow float64.
     """
     rows = checked(embeddings, name=name)
-    exact = rows.double()
-    points = exact - exact.mean(dim=0)
-    spread = torch.linalg.vector_norm(points, dim=1).max()
-    size = torch.linalg.vector_norm(exact, dim=1).max()
+    points = rows.to(torch.float64, copy=True)
+    size = torch.linalg.vector_norm(points, dim=1).max()
     if not bool(torch.isfinite(size * size * rows.shape[0])):
         raise ValueError(f"{name}: expected norms below 1e150, got {float(size):.3g}; rescale the embeddings")
-    # A quarter of eps is about the root mean square of the rounding itself, relative to the row.
-    if spread <= torch.finfo(rows.dtype).eps / 4 * size:
-        return torch.zeros_like(points)
+    points -= points.mean(dim=0)
+    spread = torch.linalg.vector_norm(points, dim=1).max()
+    # A quarter of eps is about the root mean square of the rounding itself, relative to the row; the mean over many rows
+    # rounds by a few eps of float64 more.
+    rounding = max(torch.finfo(rows.dtype).eps / 4, 16 * torch.finfo(torch.float64).eps)
+    if spread <= rounding * size:
+        return points.zero_()
     return points
+
+
+def _broken(rows: Float[Tensor, "b d"]) -> int:
+    """How many rows are not finite. One sum tells that none is; sums of large finite numbers overflow too."""
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    if bool(torch.isfinite(rows.sum(dtype=wide))):
+        return 0
+    return int((~torch.isfinite(rows).all(dim=1)).sum())
 
 
 def coincide(points: Float64[Tensor, "n d"]) -> bool:

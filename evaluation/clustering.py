@@ -1,4 +1,4 @@
-"""How well embeddings separate by label: the four columns of the paper's Table 2, with the null beside them.
+"""How well embeddings separate by label: silhouettes, Davies-Bouldin, Calinski-Harabasz, the columns of the paper's Table 2.
 
 Dimension names:
     n: texts
@@ -7,23 +7,27 @@ Dimension names:
 """
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from evaluation.centring import Embeddings, centred, checked
-from evaluation.distances import pairwise_distances
-from evaluation.labels import Labels, label_codes
+from evaluation.centroid_indices import calinski_harabasz, davies_bouldin
+from evaluation.cosine_silhouettes import cosine_silhouettes
+from evaluation.kmeans import kmeans_labels
+from evaluation.labels import Labels, label_codes, label_values
 from evaluation.nulls import permutation_null_of
 from evaluation.reasons import null_for_nan
-from evaluation.silhouettes import mean_silhouettes, silhouette_undefined
+from evaluation.silhouettes import sample_silhouettes, silhouette_undefined
+
+METRICS = ("euclidean", "cosine")
 
 
-def silhouette_score(embeddings: Embeddings, labels: Labels) -> float:
-    """Mean silhouette of the texts, Euclidean, as scikit-learn defines it, computed in float64 around the mean.
+def silhouette_score(embeddings: Embeddings, labels: Labels, *, metric: str = "euclidean") -> float:
+    """Mean silhouette of the texts as scikit-learn defines it, computed in float64 around the mean.
 
     Each text scores (b - a) / max(a, b), where a is its mean distance to the others of its label and b the smallest
     mean distance to another label; a text that is alone in its label scores 0.
@@ -31,14 +35,16 @@ def silhouette_score(embeddings: Embeddings, labels: Labels) -> float:
     Args:
         embeddings: (n, d), any floating dtype.
         labels: n labels, integers or strings.
+        metric: ``"euclidean"``, in O(n^2 d), or ``"cosine"`` (1 - cos), in O(n k d) and with hardly any memory beyond
+            the input.
 
     Returns:
         -1..1, best 1. Zero is not what chance gives: see `permutation_null`. nan when there are fewer than 2 or more
         than n - 1 distinct labels, and when all embeddings coincide (scikit-learn says 0, which would rank a collapsed
-        model above an honest negative score).
+        model above an honest negative score). By cosine also nan when an embedding is zero, which has no direction.
 
     Raises:
-        ValueError: embeddings that are not a finite matrix, or labels that do not match them.
+        ValueError: embeddings that are not a finite matrix, labels that do not match them, or another metric.
 
     Reference:
         Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis", 1987.
@@ -47,9 +53,51 @@ def silhouette_score(embeddings: Embeddings, labels: Labels) -> float:
         >>> round(silhouette_score(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), ["a", "a", "b", "b"]), 4)
         0.8997
     """
-    points = centred(embeddings)
-    codes, k = label_codes(labels, points.shape[0])
-    return _silhouette(points, codes, k)
+    return silhouette_and_reason(embeddings, labels, metric=metric)[0]
+
+
+def silhouette_samples(embeddings: Embeddings, labels: Labels, *, metric: str = "euclidean") -> Float64[Tensor, " n"]:
+    """The silhouette of each text; see `silhouette_score`, which is their mean, for arguments and errors.
+
+    Returns:
+        n numbers in -1..1, best 1, on the device of the embeddings; all nan where the score is undefined.
+
+    Example:
+        >>> silhouette_samples(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), ["a", "a", "b", "b"]).round(decimals=4)
+        tensor([0.9048, 0.8947, 0.8947, 0.9048], dtype=torch.float64)
+    """
+    return _samples(embeddings, labels, metric)[0]
+
+
+def silhouette_by_label(embeddings: Embeddings, labels: Labels, *, metric: str = "euclidean") -> dict[Hashable, float]:
+    """The mean silhouette of each label's texts; see `silhouette_score` for arguments and errors.
+
+    Returns:
+        Labels in order of first appearance, each with a number in -1..1, best 1: nan for every label where the score is
+        undefined, 0 for a label of one text.
+
+    Example:
+        >>> by_label = silhouette_by_label(torch.tensor([[0.0], [1.0], [5.0], [9.0]]), ["a", "a", "b", "b"])
+        >>> {label: round(score, 4) for label, score in by_label.items()}
+        {'a': 0.8452, 'b': 0.3203}
+    """
+    scores = _samples(embeddings, labels, metric)[0].cpu()
+    codes, k = label_codes(labels, len(scores))
+    means = scores.new_zeros(k).index_add_(0, codes, scores) / torch.bincount(codes, minlength=k)
+    return dict(zip(dict.fromkeys(label_values(labels)), means.tolist(), strict=True))
+
+
+def silhouette_and_reason(
+    embeddings: Embeddings, labels: Labels, *, metric: str = "euclidean"
+) -> tuple[float, str | None]:
+    """`silhouette_score`, and why it is undefined if it is nan.
+
+    Example:
+        >>> silhouette_and_reason(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [0, 0, 1], metric="cosine")
+        (nan, '1 of 3 embeddings are zero and have no direction')
+    """
+    scores, reason = _samples(embeddings, labels, metric)
+    return float(scores.mean()), reason
 
 
 def davies_bouldin_score(embeddings: Embeddings, labels: Labels) -> float:
@@ -75,29 +123,44 @@ def davies_bouldin_score(embeddings: Embeddings, labels: Labels) -> float:
     """
     points = centred(embeddings)
     codes, k = label_codes(labels, points.shape[0])
-    return _davies_bouldin(points, codes, k)[0]
+    return davies_bouldin(points, codes, k)[0]
 
 
-def kmeans_labels(embeddings: Embeddings, k: int, *, seed: int = 0, restarts: int = 10) -> Int64[Tensor, " n"]:
-    """Labels of scikit-learn's ``KMeans(k, n_init=restarts, random_state=seed)``: the best inertia of the restarts.
+def calinski_harabasz_score(embeddings: Embeddings, labels: Labels) -> float:
+    """Calinski-Harabasz index: dispersion between labels over dispersion within, each over its degrees of freedom.
 
-    The embeddings are passed on as they are, neither centred nor widened (bfloat16, which numpy lacks, as float32), so
-    the labels are those a user gets from scikit-learn. They still depend on the seed: k-means has many optima.
+    Args:
+        embeddings: (n, d), any floating dtype.
+        labels: n labels, integers or strings.
+
+    Returns:
+        0..infinity, best high; about 1 where labels mean nothing. It grows with n, so only compare it on the same
+        texts. nan when there are fewer than 2 or more than n - 1 distinct labels, and when no label has a spread of its
+        own, as after a collapse (scikit-learn says 1).
 
     Raises:
-        ValueError: embeddings that are not a finite matrix, k < 1, or fewer texts than clusters.
+        ValueError: embeddings that are not a finite matrix, or labels that do not match them.
+
+    Reference:
+        Calinski & Harabasz, "A dendrite method for cluster analysis", 1974.
 
     Example:
-        >>> labels = kmeans_labels(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), 2)
-        >>> bool(labels[0] == labels[1]), bool(labels[1] == labels[2])
-        (True, False)
+        >>> calinski_harabasz_score(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), ["a", "a", "b", "b"])
+        200.0
     """
-    rows = checked(embeddings).cpu()
-    if not 1 <= k <= rows.shape[0]:
-        raise ValueError(f"k: expected 1 to {rows.shape[0]} clusters for {rows.shape[0]} texts, got {k}; add texts")
-    array = (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
-    found = KMeans(k, n_init=restarts, random_state=seed).fit_predict(array)
-    return torch.as_tensor(found, dtype=torch.int64)
+    return calinski_harabasz_and_reason(embeddings, labels)[0]
+
+
+def calinski_harabasz_and_reason(embeddings: Embeddings, labels: Labels) -> tuple[float, str | None]:
+    """`calinski_harabasz_score`, and why it is undefined if it is nan.
+
+    Example:
+        >>> calinski_harabasz_and_reason(torch.tensor([[0.0], [0.0], [1.0]]), ["a", "a", "b"])
+        (nan, 'no cluster has a spread of its own')
+    """
+    points = centred(embeddings)
+    codes, k = label_codes(labels, points.shape[0])
+    return calinski_harabasz(points, codes, k)
 
 
 def clustering_report(
@@ -138,17 +201,11 @@ def clustering_report(
 
 
 def _scores(points: Float64[Tensor, "n d"], codes: Int64[Tensor, " n"], k: int, suffix: str) -> dict[str, Any]:
-    silhouette_reason = silhouette_undefined(points, k)
-    index, index_reason = _davies_bouldin(points, codes, k)
-    return null_for_nan({f"silhouette_{suffix}": _silhouette(points, codes, k)}, silhouette_reason) | null_for_nan(
+    scores, reason = _euclidean(points, codes, k)
+    index, index_reason = davies_bouldin(points, codes, k)
+    return null_for_nan({f"silhouette_{suffix}": float(scores.mean())}, reason) | null_for_nan(
         {f"davies_bouldin_{suffix}": index}, index_reason
     )
-
-
-def _silhouette(points: Float64[Tensor, "n d"], codes: Int64[Tensor, " n"], k: int) -> float:
-    if silhouette_undefined(points, k) is not None:
-        return math.nan
-    return float(mean_silhouettes(points, codes[None, :], k))
 
 
 def _relabelled(labels: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], int]:
@@ -156,19 +213,19 @@ def _relabelled(labels: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], int]:
     return label_codes(labels, labels.shape[0])
 
 
-def _davies_bouldin(points: Float64[Tensor, "n d"], codes: Int64[Tensor, " n"], k: int) -> tuple[float, str | None]:
-    """The index, and why it is undefined if it is nan."""
+def _samples(embeddings: Embeddings, labels: Labels, metric: str) -> tuple[Float64[Tensor, " n"], str | None]:
+    """The silhouette of each text, and why they are nan if they are."""
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected {' or '.join(METRICS)}, got {metric!r}; name one of them")
+    rows = checked(embeddings) if metric == "cosine" else centred(embeddings)
+    codes, k = label_codes(labels, rows.shape[0])
+    return cosine_silhouettes(rows, codes, k) if metric == "cosine" else _euclidean(rows, codes, k)
+
+
+def _euclidean(
+    points: Float64[Tensor, "n d"], codes: Int64[Tensor, " n"], k: int
+) -> tuple[Float64[Tensor, " n"], str | None]:
     undefined = silhouette_undefined(points, k)
     if undefined is not None:
-        return math.nan, undefined
-    codes = codes.to(points.device)
-    counts = torch.bincount(codes, minlength=k).double()
-    centroids = points.new_zeros(k, points.shape[1]).index_add_(0, codes, points) / counts[:, None]
-    radii = torch.linalg.vector_norm(points - centroids[codes], dim=1)
-    scatter = points.new_zeros(k).index_add_(0, codes, radii) / counts
-    apart = pairwise_distances(centroids, centroids).fill_diagonal_(torch.inf)
-    # Centroids that are equal in exact arithmetic differ by rounding: a few float64 units of the cloud's own radius.
-    if apart.min() <= 1e-12 * torch.linalg.vector_norm(points, dim=1).max():
-        return math.nan, "the centroids of two clusters coincide"
-    ratios = (scatter[:, None] + scatter[None, :]) / apart
-    return float(ratios.amax(dim=1).mean()), None
+        return points.new_full((points.shape[0],), math.nan), undefined
+    return sample_silhouettes(points, codes, k), None

@@ -1,4 +1,4 @@
-"""Pictures of embeddings: t-SNE in the plane. Look at them; never measure in them.
+"""Pictures of embeddings: t-SNE and PCA in the plane. Look at them; never measure in them.
 
 Dimension names:
     n: texts
@@ -6,9 +6,11 @@ Dimension names:
 """
 
 import io
+import math
 from collections.abc import Hashable
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -62,6 +64,42 @@ def tsne(embeddings: Embeddings, *, seed: int = 0) -> Float64[np.ndarray, "n 2"]
     return np.asarray(plane, dtype=np.float64)
 
 
+def pca(embeddings: Embeddings) -> tuple[Float64[np.ndarray, "n 2"], tuple[float, float]]:
+    """The first two principal axes, and the share of the variance that lies along each.
+
+    Unlike t-SNE it is linear: distances along the axes are distances of the embeddings. The sign of an axis is free; here
+    the coordinate of largest size is positive.
+
+    Args:
+        embeddings: (n, d), any floating dtype.
+
+    Returns:
+        (n, 2) coordinates, and the two shares, 0 to 1. One-dimensional embeddings have a second axis of zeros with share
+        0. Where all embeddings coincide the coordinates are 0 and the shares nan.
+
+    Raises:
+        ValueError: embeddings that are not a finite matrix.
+
+    Reference:
+        Jolliffe, "Principal component analysis", 2nd ed., 2002.
+
+    Example:
+        >>> plane, shares = pca(np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 1.0], [2.0, -1.0]]))
+        >>> shares
+        (0.8, 0.2)
+    """
+    points = centred(embeddings)
+    plane = torch.zeros(points.shape[0], 2, dtype=torch.float64)
+    if coincide(points):
+        return plane.numpy(), (math.nan, math.nan)
+    left, scales, _ = torch.linalg.svd(points / points.abs().max(), full_matrices=False)
+    axes = (left * scales)[:, :2] * points.abs().max()
+    plane[:, : axes.shape[1]] = axes.cpu()
+    largest = plane.gather(0, plane.abs().argmax(dim=0, keepdim=True))
+    shares = [*(scales**2 / (scales**2).sum()).tolist(), 0.0]
+    return torch.where(largest < 0, -plane, plane).numpy(), (shares[0], shares[1])
+
+
 def projection_figure(embeddings: Embeddings, labels: Labels, title: str, *, seed: int = 0) -> Figure:
     """The t-SNE picture of one model: a colour and a marker for each label, the legend outside the axes.
 
@@ -81,7 +119,11 @@ def projection_figure(embeddings: Embeddings, labels: Labels, title: str, *, see
         >>> figure_png(figure)[1:4]
         b'PNG'
     """
-    plane = tsne(embeddings, seed=seed)
+    return plane_figure(tsne(embeddings, seed=seed), labels, title)
+
+
+def plane_figure(plane: Float64[np.ndarray, "n 2"], labels: Labels, title: str) -> Figure:
+    """`projection_figure` of coordinates that are known already."""
     codes, k = label_codes(labels, plane.shape[0])
     groups = codes.numpy()
     values = label_values(labels)

@@ -30,7 +30,8 @@ def main(
 ) -> int:
     """Parse the flags, import ``target`` ("module:function"), call it with the configuration; returns the exit code.
 
-    0: done. 2: a mistake in what was asked (ValueError), one line on stderr. 1: a failure while running, with its traceback.
+    0: done. 2: a mistake in what was asked (ValueError), one line on stderr. 1: a failure while running, with its traceback, or
+    a result whose ``failed`` names what could not be done while the rest was.
     130: interrupted; 143: ended by SIGTERM during a fit. ``--json`` prints what the function returns as the last line of stdout.
     """
     config = None
@@ -59,7 +60,7 @@ def main(
         return FAILED
     if config.json:
         print(json.dumps(result, allow_nan=False))
-    return DONE
+    return FAILED if isinstance(result, Mapping) and result.get("failed") else DONE
 
 
 def leave(code: int) -> NoReturn:

@@ -97,6 +97,12 @@ class TrainConfig(Plain):
     """Largest gradient norm."""
     merges: tuple[MergeName, ...] = DEFAULT_MERGES
     """soup and karcher of the stages; slerp and linear half-way from the base to the last stage."""
+    baselines: bool = True
+    """Rows of trivial features (last digits, differences, parity, length, characters, chance) in the report."""
+    permutations: int = 1000
+    """Shuffles of the labels behind the null of each silhouette."""
+    draws: int = 99
+    """Gaussian clouds behind the null of the KMeans columns; 0 leaves it out."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu."""
     devices: int = 1
@@ -105,6 +111,8 @@ class TrainConfig(Plain):
     """Lightning's strategy; auto takes ddp for more than one device."""
     precision: str = "32-true"
     """Lightning's precision: 32-true, bf16-mixed."""
+    cross_fit: int = 0
+    """Fit the last stage again on half of the paper's own windows and measure the unseen half: 2 or 6 times. 0: not at all."""
     max_steps: int = -1
     """Stop every stage after so many steps; -1: no limit."""
     seed: int = 0
@@ -227,10 +235,24 @@ class EvaluateConfig(Plain):
     """Names of BACKBONES, model folders, adapter folders, merged folders, or hub ids."""
     base: str | None = None
     """The model against which retention is measured."""
-    suite: tuple[str, ...] = ("large", "held-out")
-    """Suites beside the paper's: large, held-out, broad, or a .jsonl / .csv file with text,label."""
+    suite: tuple[str, ...] = ("large", "held-out", "matched")
+    """Suites beside the paper's: large, held-out, matched, broad, or a .jsonl / .csv file with text,label."""
     prompt: str | None = None
     """Prompt name of the model, or none. Default: what the model's bare encode() does."""
+    lengths: tuple[int, ...] = ()
+    """Terms a text, 10 to 400 each: the effect of sequence length on the silhouette, as numbers and one plot."""
+    separator: str | None = None
+    """What stands between the terms of every built-in suite. Default: a comma and a space, as in the paper."""
+    baselines: bool = True
+    """Rows of trivial features (last digits, differences, parity, length, characters, chance) beside the models."""
+    published: bool = True
+    """The paper's 14 rows beside the models, marked as published."""
+    mteb: tuple[str, ...] = ()
+    """MTEB result files, or folders of them, whose main scores are shown beside the models."""
+    permutations: int = 1000
+    """Shuffles of the labels behind the null of each silhouette."""
+    draws: int = 99
+    """Gaussian clouds behind the null of the KMeans columns; 0 leaves it out."""
     batch_size: int = 32
     """Texts a forward pass."""
     device: str = "auto"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from data.suites import Suite, broad_suite, held_out_suite, large_suite, paper_suite
+from data.suites import Suite, broad_suite, held_out_suite, large_suite, matched_suite, paper_suite
 from lightning_app.config import TrainConfig
 from lightning_app.stages import RunData, StageData
 from models.adapter import find_adapter
@@ -49,7 +49,7 @@ def prepare(config: TrainConfig, data: RunData) -> Run:
     scratch = row is not None and row.from_scratch
     base = None if scratch else base_folder(config.backbone, cache=config.cache, offline=config.offline)
     embedder = load_embedder(config.backbone, cache=config.cache, offline=config.offline, seed=config.seed)
-    suites = {"large": large_suite(), "held-out": held_out_suite()}
+    suites = {"large": large_suite(), "held-out": held_out_suite(), "matched": matched_suite()}
     if config.data is not None:
         suites = {} if data.reported is None else {"data": data.reported}
     for suite in (paper_suite(), broad_suite(), *suites.values(), *([data.selection] if data.selection else [])):

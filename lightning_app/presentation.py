@@ -1,8 +1,6 @@
-"""What a run says on the terminal and to TensorBoard, besides Lightning's own."""
+"""What a run says on the terminal, besides Lightning's own."""
 
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -35,18 +33,6 @@ def show_rows(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
             _shown(retention.get("knn")),
         )
     Console(stderr=True).print(table)
-
-
-def log_row(folder: Path, row: Mapping[str, Any]) -> None:
-    """A model's row as TensorBoard scalars at step 0, beside the curves of the stages."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    values = {f"paper/{key}": row[key] for key in row if key.startswith(("silhouette", "davies_bouldin"))}
-    values |= {f"retention/{key}": value for key, value in (row["retention"] or {}).items()}
-    with SummaryWriter(str(folder)) as writer:
-        for tag, value in values.items():
-            if isinstance(value, float) and math.isfinite(value):
-                writer.add_scalar(tag, value, 0)
 
 
 def _shown(value: float | None, decimals: int = 3) -> str:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from data.datamodule import TrainingTexts
 from data.families import families_of, find_family
+from data.folds import paper_folds
 from data.labelled_text import (
     LabelledText,
     check_disjoint,
@@ -64,6 +65,7 @@ def read_run_data(config: TrainConfig) -> RunData:
     for i, stage in enumerate(config.stages):
         _check_settings(stage, f"--stages.{i}")
     _check_limits(config)
+    _check_cross_fit(config)
     if config.data is None:
         if config.eval_data is not None:
             raise ValueError(
@@ -95,6 +97,31 @@ def _check_limits(config: TrainConfig) -> None:
             raise ValueError(f"{flag}: expected a positive number, got {got}")
     if config.max_steps == 0 or config.max_steps < -1:
         raise ValueError(f"--max-steps: expected at least 1, or -1 for no limit, got {config.max_steps}")
+
+
+def _check_cross_fit(config: TrainConfig) -> None:
+    """The paper's suite belongs to the families, and the stage that is fitted again must be about them."""
+    if config.cross_fit == 0:
+        return
+    folds = paper_folds(config.cross_fit)
+    flag = f"--cross-fit {config.cross_fit}"
+    if config.data is not None:
+        raise ValueError(
+            f"{flag}: expected a run on the sequence families, whose suite is the paper's, got --data {config.data}; drop one"
+        )
+    last = config.stages[-1]
+    named = {name for family in last.families for name in FAMILY_GROUPS.get(family, (family,))}
+    if missing := [name for name in families_of("six") if name not in named]:
+        raise ValueError(
+            f"{flag}: expected the paper's six families in the last stage, which is fitted again on the paper's windows, got "
+            f"{last.name} without {', '.join(missing)}; make a stage with --stages.N.families six the last one"
+        )
+    size = len(folds[0].training.texts)
+    if config.devices > 0 and size % config.devices:
+        raise ValueError(
+            f"{flag} --devices {config.devices}: expected a divisor of a fold's {size} texts, which are one batch; "
+            "use 1, 2, 3, 4, 6 or 12 devices"
+        )
 
 
 def _check_shares(stages: Sequence[StageData], devices: int) -> None:

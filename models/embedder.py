@@ -27,7 +27,15 @@ from storage.hashing import sha256_of
 from storage.json_file import read_json
 from storage.manifest import MANIFEST, fingerprint
 
-__all__ = ["UnreachableModel", "base_folder", "check_finite_weights", "check_lengths", "encode", "load_embedder"]
+__all__ = [
+    "UnreachableModel",
+    "base_folder",
+    "check_finite_weights",
+    "check_lengths",
+    "count_tokens",
+    "encode",
+    "load_embedder",
+]
 
 CAUSAL_BY_DEFAULT = ("llama", "mistral", "qwen2", "qwen3", "gemma2")
 """Model types that transformers runs with a causal mask unless told otherwise."""
@@ -180,6 +188,26 @@ def check_finite_weights(embedder: torch.nn.Module, *, source: str = "embedder")
         raise ValueError(f"{source}: expected finite weights, got NaN or infinity in {shown}; restore the weights")
 
 
+def count_tokens(embedder: SentenceTransformer, texts: Sequence[str], *, prompt: str | None = None) -> list[int]:
+    """Tokens of each text as the model would read it, special tokens and prompt included, nothing cut.
+
+    Args:
+        embedder: its tokenizer counts.
+        texts: any number of texts.
+        prompt: what is put before each text; None for the embedder's default prompt.
+
+    Example:
+        >>> count_tokens(load_embedder("tiny-encoder"), ["1, 2, 3", "10, 20, 30"])
+        [6, 9]
+    """
+    if not texts:
+        return []
+    if prompt is None:
+        prompt = embedder.prompts.get(embedder.default_prompt_name or "") or ""
+    ids = embedder.tokenizer([prompt + text for text in texts], truncation=False, verbose=False)["input_ids"]
+    return [len(each) for each in ids]
+
+
 def check_lengths(
     embedder: SentenceTransformer, texts: Sequence[str], *, source: str = "texts", prompt: str | None = None
 ) -> None:
@@ -197,10 +225,7 @@ def check_lengths(
     limit = embedder.max_seq_length
     if limit is None or not texts:
         return
-    if prompt is None:
-        prompt = embedder.prompts.get(embedder.default_prompt_name or "") or ""
-    ids = embedder.tokenizer([prompt + text for text in texts], truncation=False, verbose=False)["input_ids"]
-    lengths = [len(each) for each in ids]
+    lengths = count_tokens(embedder, texts, prompt=prompt)
     longest = max(range(len(texts)), key=lengths.__getitem__)
     if lengths[longest] > limit:
         raise ValueError(

@@ -50,7 +50,7 @@ def test_a_quick_run_writes_both_files_without_mergekit(tmp_path: Path, monkeypa
     (tmp_path / "scratch").mkdir()
     assert main(["--quick", "--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]) == 0
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {row["part"] for row in rows} == {"in_process", "merge_sizes"}
+    assert {row["part"] for row in rows} == {"in_process", "evaluation", "merge_sizes"}
     for row in rows:
         assert {"name", "ours", "peer", "ratio", "command"} <= row.keys()
         assert row["ratio"] is None or row["ratio"] == pytest.approx(row["ours"] / row["peer"])
@@ -111,7 +111,10 @@ def test_agreement_is_measured_for_each_method(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["merge_sise"], "PART: expected some of in_process, merge_commands, merge_sizes, .*got merge_sise"),
+        (
+            ["merge_sise"],
+            "PART: expected some of in_process, evaluation, merge_commands, merge_sizes, .*got merge_sise",
+        ),
         (["--repeats", "0"], "--repeats: expected 1 or more, got 0"),
         (["--quick", "--output", str(HERE)], "--output: expected another folder than"),
     ],

@@ -142,7 +142,7 @@ def test_rousseeuw_1987_example(figure, monkeypatch):
     assert mean == pytest.approx(FIGURES[figure][1], abs=0.01)
     counts = torch.bincount(codes).double()
     sums = silhouettes._cluster_sums(distances, codes[None, :], k)
-    scores = silhouettes._silhouettes(sums, codes[None, :], counts)[0]
+    scores = silhouettes.silhouettes_of_sums(sums, codes[None, :], counts)[0]
     assert dict(zip(COUNTRIES, scores.tolist(), strict=True)) == pytest.approx(
         dict(zip(COUNTRIES, printed, strict=True)), abs=0.01
     )

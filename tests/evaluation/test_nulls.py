@@ -1,11 +1,13 @@
 """The permutation null against explicit shuffles and its own theory."""
 
 import math
+from functools import cache
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom, chisquare, kstest
 from sklearn.metrics import silhouette_score as sklearn_silhouette
 
 from evaluation.nulls import permutation_null
@@ -50,13 +52,32 @@ def test_planted_classes_are_found_and_p_is_never_zero():
     assert null.permutations == 200
 
 
-def test_p_is_uniform_when_the_labels_mean_nothing():
-    ps = [
-        permutation_null(noise(seed=seed, n=18, d=4), LABELS[:18], permutations=99, seed=seed).p for seed in range(200)
-    ]
-    levels = np.sort(ps)
-    expected = (np.arange(200) + 0.5) / 200
-    assert np.abs(levels - expected).max() < 0.115  # Kolmogorov-Smirnov, 1 % level
+@cache
+def p_of_meaningless_labels(count, labels=tuple(LABELS)):
+    """p of labels that mean nothing, on `count` data sets, each with its own shuffles: 1/100, 2/100 ... 1."""
+    n = len(labels)
+    return np.array(
+        [permutation_null(noise(seed=seed, n=n, d=4), labels, permutations=99, seed=seed).p for seed in range(count)]
+    )
+
+
+@pytest.mark.parametrize(
+    "labels", [tuple(LABELS), (0,) * 3 + (1,) * 6 + (2,) * 9], ids=["equal sizes", "unequal sizes"]
+)
+def test_p_is_uniform_when_the_labels_mean_nothing(labels):
+    p = p_of_meaningless_labels(400, labels)
+    ranks = np.rint(100 * p).astype(int)
+    np.testing.assert_allclose(p, ranks / 100)
+    assert chisquare(np.bincount((ranks - 1) // 10, minlength=10)).pvalue > 0.001
+    # Kolmogorov-Smirnov with each p spread over its step, which makes a discrete uniform a continuous one
+    assert kstest(p - np.random.default_rng(0).random(400) / 100, "uniform").pvalue > 0.001
+
+
+def test_a_level_is_kept_as_promised():
+    """At most a share alpha of meaningless labels reaches p <= alpha, up to the noise of 400 draws."""
+    p = p_of_meaningless_labels(400)
+    for level in (0.05, 0.1, 0.5):
+        assert binom.ppf(0.001, 400, level) <= (p <= level + 1e-9).sum() <= binom.ppf(0.999, 400, level)
 
 
 def test_same_seed_same_null_and_chunks_do_not_matter(monkeypatch):
@@ -87,3 +108,40 @@ def test_undefined_silhouette_has_an_undefined_null():
 def test_one_permutation_is_refused():
     with pytest.raises(ValueError, match="permutations: expected at least 2, got 1"):
         permutation_null(noise(), LABELS, permutations=1)
+
+
+@cache
+def p_of_a_crossed_design(texts, within, count=100):
+    """p of six meaningless labels, each in every one of four windows with so many texts, where embeddings follow the windows."""
+    labels = torch.arange(6).repeat_interleave(4 * texts)
+    windows = torch.arange(4).repeat(6).repeat_interleave(texts)
+    found = []
+    for seed in range(count):
+        points = noise(seed, n=24 * texts) + 6 * torch.eye(4, 8, dtype=torch.float64)[windows]
+        strata = windows if within else None
+        found.append(permutation_null(points, labels, strata=strata, permutations=99, seed=seed).p)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("texts", [1, 4])
+def test_shuffles_within_windows_are_exact_in_a_crossed_design(texts):
+    p = p_of_a_crossed_design(texts, True)
+    assert chisquare(np.bincount(np.rint(100 * p - 1).astype(int) // 20, minlength=5)).pvalue > 0.001
+    assert binom.ppf(0.001, 100, 0.1) <= (p <= 0.1 + 1e-9).sum() <= binom.ppf(0.999, 100, 0.1)
+
+
+def test_free_shuffles_err_in_a_crossed_design_either_way():
+    """The reason to have strata: the balance of the design is itself unlike chance."""
+    assert np.median(p_of_a_crossed_design(1, False)) > 0.8
+    assert np.median(p_of_a_crossed_design(4, False)) < 0.2
+
+
+def test_shuffles_within_strata_keep_each_stratums_labels():
+    from evaluation.nulls import _shuffles
+
+    codes, strata = torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([1, 0, 1, 0, 2, 1])
+    shuffled = _shuffles(codes, strata, 50, 0)
+    for stratum in range(3):
+        places = strata == stratum
+        assert (shuffled[:, places].sort(dim=1).values == codes[places]).all()
+    assert len({tuple(row) for row in shuffled.tolist()}) == 12, "3! x 2! x 1!"

@@ -1,11 +1,12 @@
-"""t-SNE and its picture."""
+"""t-SNE and its picture, and principal axes."""
 
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from evaluation.projection import figure_png, projection_figure, tsne
+from evaluation.projection import figure_png, pca, projection_figure, tsne
 
 
 def cloud(n, d=6):
@@ -69,3 +70,25 @@ def test_many_families_have_a_legend_of_several_columns():
     assert len(figure.legends[0].get_texts()) == 40
     pairs = {(tuple(g.get_facecolor()[0]), g.get_paths()[0].vertices.tobytes()) for g in figure.axes[0].collections}
     assert len(pairs) == 40
+
+
+@pytest.mark.parametrize(("n", "d"), [(24, 6), (5, 40), (3, 2)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_principal_axes_are_scikit_learns_up_to_their_signs(n, d, offset):
+    points = cloud(n, d) + offset
+    plane, shares = pca(points)
+    oracle = PCA(2, svd_solver="full").fit(points.numpy())
+    np.testing.assert_allclose(np.abs(plane), np.abs(oracle.transform(points.numpy())), atol=1e-8)
+    np.testing.assert_allclose(shares, oracle.explained_variance_ratio_, atol=1e-9)
+    assert (plane.max(axis=0) >= -plane.min(axis=0)).all()
+
+
+def test_principal_axes_of_thin_and_of_collapsed_embeddings():
+    plane, shares = pca(cloud(6, d=1))
+    assert shares == (1.0, 0.0)
+    assert not plane[:, 1].any()
+    plane, shares = pca(torch.ones(5, 3))
+    assert plane.shape == (5, 2)
+    assert not plane.any()
+    assert np.isnan(shares).all()
+    np.testing.assert_allclose(pca(1e-100 * cloud(9))[1], pca(cloud(9))[1])

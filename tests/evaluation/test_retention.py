@@ -11,8 +11,9 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from evaluation import retention_report
+from evaluation import representational_similarity, retention_report
 from evaluation.retention import debiased_cka, knn_overlap, procrustes_similarity, rsa
 
 METRICS = (debiased_cka, rsa, knn_overlap, procrustes_similarity)
@@ -160,3 +161,100 @@ def test_bad_input_names_the_side():
         retention_report(x, y)
     with pytest.raises(ValueError, match="k: expected at least 1 neighbour, got 0"):
         knn_overlap(x, x, k=0)
+
+
+CONSTANTS = ("evaluation.distances.TILE_ELEMENTS", "evaluation.cka.TILE_ELEMENTS")
+
+
+@pytest.mark.parametrize(("d", "e"), [(7, 5), (210, 200)], ids=["features", "texts"])
+def test_tiles_change_nothing(monkeypatch, d, e):
+    x, y = related(n=97, d=d, e=e)
+    whole = retention_report(x, y)
+    for name in CONSTANTS:
+        monkeypatch.setattr(name, 250)
+    assert retention_report(x, y) == pytest.approx(whole, abs=1e-12)
+
+
+class Sizes(TorchDispatchMode):
+    """Records the largest tensor that any operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_matrix_of_all_pairs_is_made(monkeypatch, metric):
+    for name in (*CONSTANTS, "evaluation.representational_similarity.TILE_ELEMENTS"):
+        monkeypatch.setattr(name, 2000)
+    monkeypatch.setattr("evaluation.representational_similarity.PAIRS", 2000)
+    x, y = related(n=800, d=6, e=5)
+    with Sizes() as sizes:
+        metric(x, y)
+    assert 800 * 6 <= sizes.largest <= 800 * 10  # embeddings, neighbours, pairs; all pairs are 640,000
+
+
+def test_the_largest_tensor_is_seen():
+    with Sizes() as sizes:
+        torch.ones(30, 2) @ torch.ones(2, 30)
+    assert sizes.largest == 900
+
+
+@pytest.mark.parametrize("n", [2049, 3000, 20001])
+def test_a_sample_of_pairs_is_distinct_and_even(n):
+    left, right = representational_similarity._sampled_pairs(n)
+    assert abs(len(left) - representational_similarity.PAIRS) < 2 * n
+    assert torch.unique(torch.minimum(left, right) * n + torch.maximum(left, right)).numel() == len(left)
+    assert torch.bincount(torch.cat([left, right])).unique().numel() == 1
+
+
+def test_rsa_of_a_sample_is_near_that_of_all_pairs(monkeypatch):
+    x, y = related(n=400)
+    whole = rsa(x, y)
+    monkeypatch.setattr("evaluation.representational_similarity.PAIRS", 20_000)
+    assert 1e-9 < abs(rsa(x, y) - whole) < 4 / math.sqrt(20_000)
+    assert rsa(x, y) == rsa(x, y)
+    assert rsa(x, 3 * x + 1) == pytest.approx(1, abs=1e-9)
+
+
+def test_distances_that_differ_by_rounding_are_ties():
+    lattice = torch.tensor([[a, b] for a in range(6) for b in range(5)], dtype=torch.float64) / 3
+    turned = lattice @ rotation(0, 2) + 0.1
+    other = normal(3, 30, 2)
+    expected = spearmanr(np.round(pdist(lattice), 9), pdist(other)).statistic
+    assert rsa(turned, other) == pytest.approx(expected, abs=1e-9)
+    for metric in METRICS:
+        assert metric(turned, lattice) == pytest.approx(1, abs=1e-9)
+
+
+def test_similarities_without_variance_have_no_cka():
+    outlier = torch.zeros(40, 3)
+    outlier[7] = 1
+    for still in (torch.eye(14), outlier):
+        report = retention_report(normal(0, len(still), 3), still)
+        assert report["cka"] is None
+        assert report["cka_reason"] == "a similarity matrix has no variance"
+
+
+@pytest.mark.parametrize("size", [1e-140, 1e140])
+def test_no_size_is_too_small_or_too_large(size):
+    x, y = related()
+    assert retention_report(size * x, y / size) == pytest.approx(retention_report(x, y), abs=1e-12)
+
+
+def test_the_inputs_are_left_alone():
+    x, y = related()
+    before = x.clone(), y.clone()
+    retention_report(x, y)
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+
+
+def test_arrays_are_measured_as_tensors_are():
+    x, y = related()
+    assert retention_report(x.numpy(), y.numpy().astype(np.float32)) == retention_report(x, y.float())

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,8 @@ STAGES = (
     ),
     StageConfig(name="six", families=("six",), epochs=2, steps_per_epoch=2, learning_rate=1e-2),
 )
+QUICK: dict[str, Any] = {"baselines": False, "permutations": 20, "draws": 2}
+"""Little is spent on what chance gives: tests/e2e runs the whole."""
 NAMES = ["base", "1-broad", "2-six", "soup", "karcher", "slerp", "linear"]
 
 
@@ -40,6 +43,7 @@ NAMES = ["base", "1-broad", "2-six", "soup", "karcher", "slerp", "linear"]
 def finished(tiny_folder, tmp_path_factory):
     """A finished run, with the embeddings that the training process itself computed."""
     config = TrainConfig(
+        **QUICK,
         backbone=str(tiny_folder),
         stages=STAGES,
         lora=LoraConfig(r=4, alpha=8),
@@ -197,7 +201,9 @@ def test_a_run_stopped_between_epochs_resumes_to_the_same_weights(finished, tmp_
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(tiny_folder, tmp_path, change, message):
-    config = TrainConfig(**{"backbone": str(tiny_folder), "stages": STAGES, "output": str(tmp_path / "run")} | change)
+    config = TrainConfig(
+        **QUICK | {"backbone": str(tiny_folder), "stages": STAGES, "output": str(tmp_path / "run")} | change
+    )
     with pytest.raises(ValueError, match=message):
         train(config)
     assert list(tmp_path.iterdir()) == []
@@ -208,7 +214,7 @@ def test_own_text_with_a_tail_that_the_model_cannot_read_is_refused(tiny_folder,
     texts = [("a", "short one"), ("a", "short two"), ("b", "x" * 3000), ("b", "short four")]
     file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for label, text in texts))
     with pytest.raises(ValueError, match=r"long\.jsonl: expected texts of at most 1024 tokens"):
-        train(TrainConfig(backbone=str(tiny_folder), data=str(file), output=str(tmp_path / "run")))
+        train(TrainConfig(**QUICK, backbone=str(tiny_folder), data=str(file), output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
@@ -218,7 +224,7 @@ def test_own_text_is_trained_on_and_reported_on_what_was_held_back(tiny_folder, 
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     stage = StageConfig(name="mine", epochs=1, steps_per_epoch=2)
     result = train(
-        TrainConfig(backbone=str(tiny_folder), data=str(file), stages=(stage,), output=str(tmp_path / "run"))
+        TrainConfig(**QUICK, backbone=str(tiny_folder), data=str(file), stages=(stage,), output=str(tmp_path / "run"))
     )
     assert [row["name"] for row in result["rows"]] == ["base", "1-mine", "slerp", "linear"]
     assert result["rows"][1]["suites"].keys() == {"data"}
@@ -228,7 +234,9 @@ def test_own_text_is_trained_on_and_reported_on_what_was_held_back(tiny_folder, 
 def test_a_folder_laid_out_like_e5_mistral_goes_the_whole_way(make_mistral, tmp_path):
     """Last-token pooling: the merged folder must end every text with EOS by itself, or plain loading pools the last digit."""
     base = make_mistral(tmp_path / "e5", max_tokens=1024)
-    config = TrainConfig(backbone=str(base), stages=STAGES[1:], output=str(tmp_path / "run"), merges=("linear",))
+    config = TrainConfig(
+        **QUICK, backbone=str(base), stages=STAGES[1:], output=str(tmp_path / "run"), merges=("linear",)
+    )
     rows = train(config)["rows"]
     assert [row["name"] for row in rows] == ["base", "1-six", "linear"]
     merged = tmp_path / "run" / "merged" / "linear"
@@ -252,7 +260,9 @@ def test_a_folder_laid_out_like_e5_mistral_goes_the_whole_way(make_mistral, tmp_
 
 
 def test_the_encoder_is_trained_from_scratch_as_whole_folders(tmp_path):
-    config = TrainConfig(backbone="tiny-encoder", stages=STAGES[1:], output=str(tmp_path / "run"), merges=("slerp",))
+    config = TrainConfig(
+        **QUICK, backbone="tiny-encoder", stages=STAGES[1:], output=str(tmp_path / "run"), merges=("slerp",)
+    )
     result = train(config)
     assert [row["family"] for row in result["rows"]] == ["base", "encoder", "slerp"]
     for stage in ("0-base", "1-six"):

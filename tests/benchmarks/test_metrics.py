@@ -1,0 +1,45 @@
+"""The peak memory of a call, and silhouettes on a device; the rest runs under ``make bench`` only."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks.evaluation_metrics import one_thread
+from benchmarks.gpu_metrics import main as measure_on_a_device
+from benchmarks.memory_growth import measured
+from benchmarks.readme import METRICS_COMMAND, page
+
+
+def test_growth_is_the_peak_of_the_call_and_not_of_what_was_before() -> None:
+    size = 2**26
+
+    def work() -> None:
+        held = torch.ones(size // 8, dtype=torch.float64)
+        del held
+
+    larger = torch.ones(4 * size // 8, dtype=torch.float64)
+    del larger
+    grown, seconds = measured(work)
+    assert 0.8 * size < grown < 1.2 * size
+    assert seconds > 0
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_silhouettes_of_a_device_are_on_the_page(tmp_path: Path) -> None:
+    assert f"`{METRICS_COMMAND}`" in page([], tmp_path).partition("## Silhouettes on a GPU\n")[2]
+    file = tmp_path / "gpu_metrics.json"
+    measure_on_a_device(["--device", "cpu", "--shrink", "1000", "--repeats", "1", "--output", str(file)])
+    found = json.loads(file.read_text())
+    assert max(found["differences"].values()) < 1e-6
+    section = page([], tmp_path).partition("## Silhouettes on a GPU\n")[2]
+    assert all(f"| {row['name']} | {row['ours']:.4g} |" in section for row in found["rows"])
+    assert found["command"] in section
