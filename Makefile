@@ -18,7 +18,7 @@ run: $(VENV)/installed  ## the main job on built-in parts: train in stages, merg
 	$(BIN)/python train.py --backbone tiny-llm --output $(OUTPUT) --resume
 
 test: $(VENV)/installed  ## the tests (what .ci/run calls)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/installed  ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

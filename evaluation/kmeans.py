@@ -6,6 +6,7 @@ Dimension names:
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float64, Int64
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from evaluation.centring import Embeddings, centred, checked
@@ -42,7 +44,10 @@ def kmeans_labels(embeddings: Embeddings, k: int, *, seed: int = 0, restarts: in
     if not 1 <= k <= rows.shape[0]:
         raise ValueError(f"k: expected 1 to {rows.shape[0]} clusters for {rows.shape[0]} texts, got {k}; add texts")
     array = (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
-    found = KMeans(k, n_init=restarts, random_state=seed).fit_predict(array)
+    with warnings.catch_warnings():
+        # texts that coincide leave clusters empty: callers count those that were found
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = KMeans(k, n_init=restarts, random_state=seed).fit_predict(array)
     return torch.as_tensor(found, dtype=torch.int64)
 
 

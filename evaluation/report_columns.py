@@ -61,6 +61,8 @@ _KEPT = tuple(
 _SPREAD = tuple(
     _column("Chance and spread", *cells)
     for cells in (
+        ("z within windows", "null_within.z", "↑", 1, "z of the silhouette with labels shuffled within the windows of one number only."),
+        ("p within windows", "null_within.p", "↓", 3, "Share of those that score as high; exact where embeddings follow the windows."),
         ("95 % from", "interval.low", "", 3, "Lower end of the 95 % interval of the silhouette, from fresh windows."),
         ("95 % to", "interval.high", "", 3, "Upper end of the 95 % interval of the silhouette, from fresh windows."),
         ("jackknife sd", "jackknife.sd", "", 3, "Spread of the silhouette when a window is left out; not an interval."),

@@ -39,6 +39,7 @@ _NUMBERS = (
 )
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "null": NULL_KEYS,
+    "null_within": NULL_KEYS,
     "interval": ("low", "high", "sd", "level"),
     "jackknife": ("sd", "low", "high"),
     "geometry": (),
@@ -64,7 +65,7 @@ def validate_report(report: Any) -> None:
     each suite as a whole.
 
     A row, and each of its suites, may also hold further numbers (``nn1_accuracy``, ``kmeans_ami``...), ``interval``,
-    ``jackknife``, ``null_kmeans``, ``kmeans_spread``, ``geometry``, ``benchmarks``, ``silhouette_by_family``,
+    ``jackknife``, ``null_within``, ``null_kmeans``, ``kmeans_spread``, ``geometry``, ``benchmarks``, ``silhouette_by_family``,
     ``confusion``, ``nuisance`` and ``lengths``; these are checked where they stand. Other keys are free.
 
     Raises:

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -17,14 +19,15 @@ def announce(message: str) -> None:
 @rank_zero_only
 def show_rows(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
     """The report's main columns as a table on stderr; silhouette and DBI on the paper's 24, then the silhouette of each suite."""
-    table = Table(title=title, title_justify="left")
-    suites = list(dict.fromkeys(name for row in rows for name in row["suites"]))
+    # narrow enough for 80 characters: the names of a run, four numbers and three suites
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    suites = list(dict.fromkeys(name for row in rows for name in row["suites"] if not name.endswith("_reason")))
     for heading in ("model", "silhouette", "z", "DBI", *suites, "CKA", "kNN"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+        table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")
     for row in rows:
         retention = row["retention"] or {}
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             _shown(row["silhouette_true"]),
             _shown((row["null"] or {}).get("z"), 1),
             _shown(row["davies_bouldin_true"], 2),
