@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from evaluation.centring import chunks
+from evaluation.centring import chunks, rounding
 from evaluation.distances import squared_distances
 from evaluation.silhouettes import SUMS_ELEMENTS, labels_undefined, silhouettes_of_sums
 
@@ -52,9 +52,7 @@ def cosine_silhouettes(
     centroids = sums / counts[:, None] - centre
     tiles = _kept(rows, centre, centroids) if n * k <= SUMS_ELEMENTS else None
     scatter, furthest = _scatter(tiles or _tiles(rows, centre, centroids), codes, k)
-    # Half a unit in the last place is the most that rounding moves a row, relative to its length.
-    rounding = torch.finfo(rows.dtype).eps / 2 + 2 * torch.finfo(torch.float64).eps
-    if max(furthest, float(centroids.square().sum(dim=1).max())) <= rounding**2:
+    if max(furthest, float(centroids.square().sum(dim=1).max())) <= rounding(rows.dtype) ** 2:
         return scores, "all embeddings point in one direction"
     for which, squared in tiles or _tiles(rows, centre, centroids):
         sums = squared.mul_(counts).add_(scatter).div_(2)

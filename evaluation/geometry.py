@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from evaluation.centring import Embeddings, centred, checked, coincide
+from evaluation.centring import Embeddings, centred, checked, coincide, rounding
 from evaluation.distances import TILE_ELEMENTS, distance_tiles
 from evaluation.labels import Labels, label_codes
 from evaluation.paired import Measured
@@ -173,7 +173,7 @@ def _directions(embeddings: Embeddings) -> Float64[Tensor, "n d"] | str:
         return f"{empty} of {rows.shape[0]} embeddings are zero and have no direction"
     exact = exact / sizes
     directions = exact / torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-    one = _apart(directions) <= max(_ONE_DIRECTION, torch.finfo(rows.dtype).eps / 2)
+    one = _apart(directions) <= max(_ONE_DIRECTION, rounding(rows.dtype))
     return directions[:1].expand_as(directions) if one else directions
 
 

@@ -66,7 +66,7 @@ def write_mteb(
 
 
 def _refuse_another_model(meta: Path, about: Mapping[str, Any]) -> None:
-    """Names such as ``a/b`` and ``a__b`` lead to one folder."""
+    """A folder that was renamed by hand, or by a filesystem without capitals, is not overwritten."""
     found = read_json(meta) if meta.is_file() else about
     if any(found.get(key) != value for key, value in about.items()):
         raise ValueError(
@@ -76,36 +76,50 @@ def _refuse_another_model(meta: Path, about: Mapping[str, Any]) -> None:
 
 
 def file_name(name: str) -> str:
-    """A model's name or revision as the name of a folder: MTEB's rule (``/`` becomes ``__``, a blank ``_``), made safe.
+    """A model's name or revision as the name of a folder: MTEB's rule (``/`` becomes ``__``), made safe.
 
-    A name that this rule would not keep apart from others, or that is no plain file name then, ends in a part of its SHA-256.
+    A name that cannot be read back from that, such as one with a blank, ends in a part of its SHA-256: no two names lead to
+    one folder.
 
     Example:
-        >>> file_name("org/a model"), file_name("../../etc")
-        ('org__a_model', '__..__etc-74ccf3c5')
+        >>> file_name("org/model"), file_name("org/a model"), file_name("../../etc")
+        ('org__model', 'org__a_model-76dcb994', '__..__etc-74ccf3c5')
     """
-    usual = name.replace("/", "__").replace(" ", "_")
-    safe = re.sub(r"[^\w.+-]", "_", usual, flags=re.ASCII).lstrip(".")[:_LONGEST_NAME]
-    if safe == usual and safe:
+    safe = re.sub(r"[^\w.+-]", "_", name.replace("/", "__"), flags=re.ASCII).lstrip(".")[:_LONGEST_NAME]
+    if safe and safe.replace("__", "/") == name:
         return safe
-    return f"{safe}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{safe}-{_digest(name)}"
+
+
+def task_name(suite: str) -> str:
+    """The task of a suite: its words, joined. A suite without letters or digits of ASCII has a part of its SHA-256.
+
+    Example:
+        >>> task_name("held-out"), task_name("my_texts")
+        ('EmbarcHeldOutClustering', 'EmbarcMyTextsClustering')
+    """
+    words = re.findall(r"[A-Za-z0-9]+", suite) or [_digest(suite)]
+    return f"Embarc{''.join(word[0].upper() + word[1:] for word in words)}Clustering"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _tasks(row: Mapping[str, Any], suites: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Name of the task -> suite."""
     tasks: dict[str, str] = {}
     for suite in suites:
-        words = re.findall(r"[A-Za-z0-9]+", suite)
-        task = f"Embarc{''.join(word[0].upper() + word[1:] for word in words)}Clustering"
+        task = task_name(suite)
         if suite == HIDDEN_SUITE:
             raise ValueError(
                 f"suite {suite!r}: expected a suite that chose nothing, got the one for choosing; leave it out"
             )
         if suite != "paper" and suite not in row["suites"]:
             raise ValueError(f"suite {suite!r}: expected one of row {row['name']!r}, got none of its; measure it first")
-        if not words or task in tasks:
+        if task in tasks:
             raise ValueError(
-                f"suite {suite!r}: expected letters or digits that no other suite has, got none; rename it"
+                f"suite {suite!r}: expected a task of its own, got {task} as for suite {tasks[task]!r}; rename it"
             )
         tasks[task] = suite
     return tasks

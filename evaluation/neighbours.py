@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from evaluation.centring import Embeddings, centred, checked, coincide
+from evaluation.centring import Embeddings, centred, checked, coincide, rounding
 from evaluation.codes import block_codes
 from evaluation.distances import distance_tiles
 from evaluation.labels import Labels, label_codes
@@ -116,9 +116,7 @@ def _directions(embeddings: Embeddings) -> Points | str:
     exact = exact / sizes
     points = centred(exact / torch.linalg.vector_norm(exact, dim=1, keepdim=True))
     furthest = torch.linalg.vector_norm(points, dim=1).max()
-    # Half a unit in the last place is the most that rounding moves a row, relative to its length.
-    one = furthest <= torch.finfo(rows.dtype).eps / 2 + 2 * torch.finfo(torch.float64).eps
-    return "all embeddings point in one direction" if one else points
+    return "all embeddings point in one direction" if furthest <= rounding(rows.dtype) else points
 
 
 def _undefined(points: Points | str, codes: Int64[Tensor, " n"], own: Int64[Tensor, " n"], k: int) -> str | None:

@@ -32,6 +32,13 @@ REPLICATES = 9
 """Replicate suites that a suite is cut into for its own interval, where it has texts enough: the large one has 36 a label."""
 
 
+_OF_CLUSTERS = (
+    *("calinski_harabasz_kmeans", "kmeans_ari", "kmeans_nmi", "kmeans_ami"),
+    *("silhouette_by_family", "confusion", "nuisance"),
+)
+"""What needs clusters, and has one reason where there are none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Effort:
     """How much is spent on saying what chance gives."""
@@ -84,10 +91,10 @@ def suite_report(
     """
     report = clustering_report(embeddings, labels, seed=seed, permutations=permutations)
     undefined = silhouette_undefined(centred(embeddings), len(set(labels)))
-    if "window" in nuisances and undefined is None:
+    if "window" in nuisances:
         within = permutation_null(embeddings, labels, strata=nuisances["window"], permutations=permutations, seed=seed)
         numbers = {"mean": within.mean, "sd": within.sd, "z": within.z, "p": within.p}
-        report["null_within"] = null_for_nan(numbers, "every shuffle within the windows scores the same")
+        report["null_within"] = null_for_nan(numbers, undefined or "every shuffle within the windows scores the same")
     cosine, reason = silhouette_and_reason(embeddings, labels, metric="cosine")
     report |= null_for_nan({"silhouette_cosine": cosine}, reason)
     index, reason = calinski_harabasz_and_reason(embeddings, labels)
@@ -98,8 +105,8 @@ def suite_report(
     probe = linear_probe_accuracy(embeddings, labels, blocks=blocks, seed=seed)
     report |= null_for_nan({"linear_probe_accuracy": probe}, linear_probe_undefined(embeddings, labels, blocks=blocks))
     if undefined is None:
-        report |= _clusters(embeddings, labels, families=families, nuisances=nuisances, seed=seed)
-    return report
+        return report | _clusters(embeddings, labels, families=families, nuisances=nuisances, seed=seed)
+    return report | {name: value for key in _OF_CLUSTERS for name, value in ((key, None), (f"{key}_reason", undefined))}
 
 
 def _clusters(

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from evaluation.baselines import BASELINES, baseline_embeddings
-from evaluation.mteb import MTEBResult, benchmark_scores
 from evaluation.published import published_rows
 from lightning_app.measurement import Measured, Measures, failed_row, measured_baseline
 from models.backbones import lookup_backbone
 
-__all__ = ["baseline_rows", "benchmark_rows", "published_rows"]
+__all__ = ["baseline_rows", "benchmark_name", "benchmark_rows", "published_rows"]
 
 
 def baseline_rows(measures: Measures) -> list[Measured]:
@@ -28,9 +27,15 @@ def baseline_rows(measures: Measures) -> list[Measured]:
     return [measured(name) for name in BASELINES]
 
 
-def benchmark_rows(rows: Sequence[Mapping[str, Any]], results: Sequence[MTEBResult]) -> list[dict[str, Any]]:
-    """The rows with ``benchmarks``, {task: main score}; models that have MTEB results only get a row of their own."""
-    scores = benchmark_scores(results)
+def benchmark_rows(
+    rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """The rows with ``benchmarks``, {task: main score}; models that have MTEB results only get a row of their own.
+
+    Args:
+        rows: Of the models and baselines.
+        scores: Model -> task -> main score, as `benchmark_scores` gives them.
+    """
     left, found = dict(scores), []
     for row in rows:
         known = [model for model in scores if row["family"] != "baseline" and _same_model(str(row["name"]), model)]
@@ -39,10 +44,15 @@ def benchmark_rows(rows: Sequence[Mapping[str, Any]], results: Sequence[MTEBResu
         merged = {task: score for model in known for task, score in scores[model].items()}
         found.append({**row, "benchmarks": merged} if merged else dict(row))
     for model, tasks in left.items():
-        row = failed_row(f"{model} (MTEB)", "encoder", "only its MTEB results were given")
+        row = failed_row(benchmark_name(model), "encoder", "only its MTEB results were given")
         del row["error"]
         found.append(row | {"source": "published", "benchmarks": dict(tasks)})
     return found
+
+
+def benchmark_name(model: str) -> str:
+    """The name of the row of a model that has MTEB results only."""
+    return f"{model} (MTEB)"
 
 
 def _same_model(name: str, model: str) -> bool:

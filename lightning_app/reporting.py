@@ -38,6 +38,7 @@ def write_all(
     """
     (folder / "projections").mkdir(exist_ok=True)
     suites = {suite.name: suite.texts for suite in (measures.paper, *measures.reported.values())}
+    shown = {row["name"]: row for row in rows}
     pictures: dict[str, Path] = {}
     panels: dict[str, Panel] = {}
     for number, each in enumerate(measured):
@@ -53,7 +54,7 @@ def write_all(
         write_mteb(folder / "mteb", each.row, revision=revision, suites=suites)
         log_model(
             folder / "tensorboard" / _file_name(name, number),
-            each.row,
+            shown[name],
             figure=figure,
             embeddings=each.embeddings[measures.paper.name],
             metadata={"family": panels[name].labels, "text": measures.paper.texts},
@@ -67,5 +68,5 @@ def _panel(measured: Measured, suite: Suite, *, seed: int) -> Panel:
 
 
 def _file_name(name: str, number: int) -> str:
-    """A row's name where it can name a file, else its number: names may be paths and hub ids."""
-    return name if re.fullmatch(r"\w[\w.-]{0,80}", name) else str(number)
+    """A row's name where it can name a file, else its number: names may be paths and hub ids. No name is a number."""
+    return name if re.fullmatch(r"\w[\w.-]{0,80}", name) and not name.isdigit() else str(number)

@@ -173,15 +173,15 @@ def _asks_for_eos(folder: Path) -> bool:
 
 
 def check_finite_weights(embedder: torch.nn.Module, *, source: str = "embedder") -> None:
-    """Refuse NaN and infinite weights.
+    """Refuse NaN and infinite weights, buffers included.
 
     Raises:
         ValueError: names the first tensors that hold one.
     """
     broken = [
         name
-        for name, parameter in embedder.named_parameters()
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all())
+        for name, tensor in (*embedder.named_parameters(), *embedder.named_buffers())
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
     if broken:
         shown = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")

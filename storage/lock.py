@@ -16,9 +16,12 @@ def folder_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     The lock file stands beside the folder, so the folder may be absent, or be replaced while it is locked.
 
     Raises:
-        ValueError: another process (or another block of this one) holds it.
+        ValueError: another process (or another block of this one) holds it, or a file stands where a folder above it would be.
     """
     folder = Path(os.path.abspath(path))  # noqa: PTH100  (a link is locked by its own name)
+    above = next(each for each in folder.parents if each.exists())
+    if not above.is_dir():
+        raise ValueError(f"--output {path}: expected a place in a folder, got the file {above}; choose another")
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock_file = folder.parent / f".{folder.name}.lock"
     descriptor = _acquire(lock_file, os.fspath(path))

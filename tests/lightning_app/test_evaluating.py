@@ -79,7 +79,7 @@ def test_a_users_own_file_is_a_suite(tiny_folder, tmp_path):
         ({"lengths": (5,)}, "--lengths: expected 10 to 400"),
         ({"separator": "7"}, "--separator"),
         ({"permutations": 1}, "--permutations: expected 2 or more"),
-        ({"draws": -1}, "--draws: expected 0 or more"),
+        ({"draws": -1}, r"--draws: expected 0 \(none\)"),
         ({"mteb": ("nowhere",)}, "nowhere"),
     ],
 )

@@ -37,3 +37,12 @@ def test_another_process_is_seen_and_its_death_frees_the_lock(tmp_path: Path) ->
         holder.wait()
         with folder_lock(tmp_path / "run"):
             pass
+
+
+def test_a_file_on_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ValueError, match=r"--output .*below: expected a place in a folder, got the file .*file; choose"),
+        folder_lock(tmp_path / "file" / "below"),
+    ):
+        pass
