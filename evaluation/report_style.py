@@ -54,7 +54,7 @@ li { margin-bottom: 4px; }
 header { border-bottom: 1px solid var(--line); padding-bottom: 14px; }
 .context { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 0; color: var(--soft); font-size: 13.5px; }
 .context div { display: flex; gap: 6px; min-width: 0; max-width: 100%; }
-.context dt { overflow-wrap: break-word; min-width: min-content; max-width: 60vw; }
+.context dt { overflow-wrap: anywhere; flex: none; max-width: 40%; }
 .context dd { margin: 0; color: var(--ink); overflow-wrap: anywhere; min-width: 0; }
 nav { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 18px; margin-top: 16px; font-size: 13.5px; }
 nav a { color: var(--mark); text-decoration: none; padding: 3px 0; }
