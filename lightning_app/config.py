@@ -123,6 +123,8 @@ class TrainConfig(Plain):
     """Go on with the run in --output, from the last finished epoch."""
     overwrite: bool = False
     """Replace what is in --output."""
+    plan: bool = False
+    """Print parameters, memory, steps, tokens and disk of the run; start nothing and write nothing."""
     offline: bool = False
     """Use local and cached models only."""
     cache: str | None = None

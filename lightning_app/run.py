@@ -26,6 +26,7 @@ from lightning_app.reference_rows import baseline_rows
 from lightning_app.reporting import write_all
 from lightning_app.run_folder import check_folder, environment, make_folder
 from lightning_app.stages import StageData, read_run_data
+from lightning_app.train_plan import plan_run
 from models.adapter import adapter_state
 from models.embedder import count_tokens, load_embedder, reads_last_token
 from models.export import save_embedder, save_tokenizer
@@ -47,6 +48,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: something that was asked is not possible; nothing has been written.
     """
+    if config.plan:
+        return plan_run(config)
     folder = Path(config.output)
     chief = getattr(rank_zero_only, "rank", 0) == 0
     with folder_lock(folder) if chief else nullcontext():

@@ -11,7 +11,7 @@ from typing import Any
 from storage.atomic import refuse_existing
 from storage.json_file import read_json, write_json
 
-NOT_COMPARED = ("resume", "overwrite", "config", "json", "output", "offline", "cache")
+NOT_COMPARED = ("resume", "overwrite", "plan", "config", "json", "output", "offline", "cache")
 """Settings that a resumed run may change."""
 PACKAGES = ("lightning", "torch", "transformers", "peft", "sentence-transformers", "scikit-learn", "safetensors")
 

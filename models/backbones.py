@@ -49,6 +49,10 @@ class Backbone:
     """Prefixes by name; ``{task}`` stands for an instruction of the user's."""
     default_prompt: str | None = None
     """Name of the prompt that a bare ``encode(texts)`` uses; None for no prompt."""
+    pools_prompt: bool = True
+    """Whether the tokens of a prompt take part in mean pooling."""
+    end_token: str | None = None
+    """The token that ends every text where it is not the tokenizer's end token (eos_token)."""
     needs_eos: bool = False
     """Whether the last token has to be the tokenizer's end token, which its files do not see to."""
     lora_targets: tuple[str, ...]
@@ -189,6 +193,7 @@ _ROWS = (
             max_tokens=32768,
             padding_side="left",
             prompts=MappingProxyType({"query": "Instruct: {task}\nQuery:", "document": ""}),
+            end_token="<|endoftext|>",
             lora_targets=LLAMA_LINEAR,
             licence="apache-2.0",
             reference="arXiv:2506.05176",
@@ -221,6 +226,7 @@ _ROWS = (
         parameters_b=7.0,
         attention="bidirectional",
         pooling="mean",
+        pools_prompt=False,
         dimension=4096,
         prompts=MappingProxyType({"query": "<|user|>\n{task}\n<|embed|>\n", "document": "<|embed|>\n"}),
         lora_targets=LLAMA_LINEAR,

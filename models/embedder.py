@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,9 +18,12 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor
 
 from models.adapter import ADAPTER_FILE, attach_adapter
+from models.attention import check_attention, config_of, remove_causal_mask
 from models.backbones import Backbone, lookup_backbone
 from models.end_token import append_eos
 from models.locate import UnreachableModel, base_folder, hub_origin
+from models.native_config import native_folder
+from models.proof import check_finite_weights, check_last_token, check_modules, check_tensors
 from models.quiet import quiet_loading
 from models.tiny_encoder import build_tiny_encoder
 from storage.hashing import sha256_of
@@ -36,9 +39,6 @@ __all__ = [
     "encode",
     "load_embedder",
 ]
-
-CAUSAL_BY_DEFAULT = ("llama", "mistral", "qwen2", "qwen3", "gemma2")
-"""Model types that transformers runs with a causal mask unless told otherwise."""
 
 
 def load_embedder(
@@ -67,7 +67,8 @@ def load_embedder(
         A SentenceTransformer in evaluation mode. It is an ``nn.Module``: ``model(features)["sentence_embedding"]``.
 
     Raises:
-        ValueError: unknown name, unusable folder, an adapter of another base.
+        ValueError: unknown name, unusable folder, an adapter of another base; a tensor that is missing or not
+            finite; a folder whose attention, pooling or end token is not what its row of BACKBONES says.
         UnreachableModel: a hub model that is neither cached nor reachable, within seconds.
 
     Example:
@@ -88,38 +89,50 @@ def load_embedder(
 def _load_folder(
     folder: Path, row: Backbone | None, *, device: str | torch.device, dtype: torch.dtype | None
 ) -> SentenceTransformer:
-    if row is not None:
-        _check_attention(row, folder)
     model_kwargs: dict[str, object] = {"dtype": dtype if dtype is not None else "auto", "use_safetensors": True}
     if row is not None and row.attn_implementation is not None:
         model_kwargs["attn_implementation"] = row.attn_implementation
-    with quiet_loading():
+    with quiet_loading(), native_folder(folder) as native:
         if row is not None and not (folder / "modules.json").is_file():
             # Without modules.json sentence-transformers would guess the pooling; the row knows it.
-            transformer = Transformer(str(folder), model_kwargs={**model_kwargs, "local_files_only": True})
-            pooling = Pooling(transformer.get_embedding_dimension(), row.pooling)
+            transformer = Transformer(str(native), model_kwargs={**model_kwargs, "local_files_only": True})
+            pooling = Pooling(transformer.get_embedding_dimension(), row.pooling, include_prompt=row.pools_prompt)
             modules = [transformer, pooling, *([Normalize()] if row.normalize else [])]
             embedder = SentenceTransformer(modules=modules, device=str(device))
         else:
             embedder = SentenceTransformer(
-                str(folder), device=str(device), model_kwargs=model_kwargs, local_files_only=True
+                str(native), device=str(device), model_kwargs=model_kwargs, local_files_only=True
             )
-    if reads_last_token(embedder) and (_asks_for_eos(folder) or (row is not None and row.needs_eos)):
-        append_eos(embedder.tokenizer, source=str(folder))
-    return embedder.eval()
+    if native != folder:
+        config_of(embedder)._name_or_path = str(folder)
+    if row is not None:
+        _follow_row(embedder, row)
+    if reads_last_token(embedder) and (_asks_for(folder, "eos") or (row is not None and row.needs_eos)):
+        append_eos(embedder.tokenizer, source=str(folder), begins=_asks_for(folder, "bos"))
+    embedder.eval()
+    _prove(embedder, folder, row)
+    return embedder
 
 
-def _check_attention(row: Backbone, folder: Path) -> None:
-    """Refuse a decoder whose causal mask has to be removed: loaded as it stands, it would give other embeddings, silently."""
-    config = folder / "config.json"
-    if row.attention != "bidirectional" or not config.is_file():
-        return
-    settings = read_json(config)
-    if settings.get("model_type") in CAUSAL_BY_DEFAULT and settings.get("is_causal", True):
-        raise ValueError(
-            f"backbone {row.name}: expected a model that is bidirectional as it stands, got a {settings['model_type']} decoder in "
-            f"{folder}, whose causal mask this version does not remove; take a causal backbone such as e5-mistral or qwen3-0.6b"
-        )
+def _follow_row(embedder: SentenceTransformer, row: Backbone) -> None:
+    """What the folder of a backbone leaves out: the mask it was trained without, the padding side, fixed prompts."""
+    if row.attention == "bidirectional":
+        remove_causal_mask(embedder)
+    embedder.tokenizer.padding_side = row.padding_side
+    for name, prompt in row.prompts.items():
+        # A prompt with a place for a task is a text of the user's making.
+        if "{task}" not in prompt and not embedder.prompts.get(name):
+            embedder.prompts[name] = prompt
+
+
+def _prove(embedder: SentenceTransformer, folder: Path, row: Backbone | None) -> None:
+    """Refuse what is not what its folder and its row say; every message names the folder."""
+    check_tensors(embedder, folder, strict=row is not None)
+    check_finite_weights(embedder, source=str(folder))
+    if row is not None:
+        check_modules(embedder, row, source=str(folder))
+        check_last_token(embedder, row, source=str(folder))
+        check_attention(embedder, row, source=str(folder))
 
 
 def _load_stage(
@@ -166,26 +179,10 @@ def reads_last_token(embedder: SentenceTransformer) -> bool:
     return any(isinstance(module, Pooling) and "lasttoken" in module.pooling_mode for module in embedder)
 
 
-def _asks_for_eos(folder: Path) -> bool:
-    """Whether the tokenizer's settings ask for an end token; transformers 5 does not act on this setting."""
+def _asks_for(folder: Path, token: Literal["bos", "eos"]) -> bool:
+    """Whether the tokenizer's settings ask for a begin or end token; transformers 5 does not act on these settings."""
     settings = folder / "tokenizer_config.json"
-    return settings.is_file() and bool(read_json(settings).get("add_eos_token", False))
-
-
-def check_finite_weights(embedder: torch.nn.Module, *, source: str = "embedder") -> None:
-    """Refuse NaN and infinite weights, buffers included.
-
-    Raises:
-        ValueError: names the first tensors that hold one.
-    """
-    broken = [
-        name
-        for name, tensor in (*embedder.named_parameters(), *embedder.named_buffers())
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    if broken:
-        shown = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
-        raise ValueError(f"{source}: expected finite weights, got NaN or infinity in {shown}; restore the weights")
+    return settings.is_file() and bool(read_json(settings).get(f"add_{token}_token", False))
 
 
 def count_tokens(embedder: SentenceTransformer, texts: Sequence[str], *, prompt: str | None = None) -> list[int]:

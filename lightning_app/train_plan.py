@@ -1,0 +1,267 @@
+"""``python train.py --plan``: what a run would train, hold in memory, take in steps and leave on disk; nothing is started."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from data.folds import paper_folds
+from data.sampler import LabelBatchSampler
+from lightning_app.config import TrainConfig
+from lightning_app.merges import RUN_MERGES
+from lightning_app.stages import StageData, read_run_data
+from lightning_app.train_plan_text import train_plan_text
+from merging.companions import companion_files
+from models.backbones import Backbone, lookup_backbone
+from models.end_token import append_eos
+from models.locate import UnreachableModel, base_folder
+from models.sizes import ModelSizes, model_sizes, training_memory, transformer_folder
+from models.tiny_llm import build_tiny_tokenizer
+from storage.json_file import read_json
+from storage.manifest import weight_files
+
+BATCHES = 200
+"""Batches of the first epoch whose tokens are counted; more are as many times their mean."""
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "tokenizer.model", "spiece.model")
+
+
+def plan_run(config: TrainConfig) -> dict[str, Any]:
+    """Describe the run that ``config`` asks for, and print it (unless ``--json`` does); writes nothing, fetches nothing.
+
+    The model is counted by its config.json, the tokens by its tokenizer in the run's own batches. A name of BACKBONES whose files
+    are not on this machine gets a rough plan by its row: the billions of the table, two bytes a weight, no tokens.
+
+    Returns:
+        ``backbone, folder, rough, parameters, dtype, trainable, trainable_share, adapted, precision, devices, stages, steps,
+        tokens, memory`` (bytes a device, see `training_memory`), ``disk`` (bytes), ``notes``; None for what is not known.
+
+    Raises:
+        ValueError: what a run refuses of its data and settings too; a hub id without a row that is not on this machine.
+    """
+    data = read_run_data(config)
+    row = lookup_backbone(config.backbone)
+    folder, rough = _located(config, row)
+    tokenizer = None if rough else _tokenizer(folder, row)
+    stages = [*data.stages, *_folds(config, data.stages[-1])]
+    planned = [_stage_plan(each, config, tokenizer, _prompt(folder)) for each in stages]
+    described: dict[str, Any] = {
+        "backbone": config.backbone,
+        "folder": None if folder is None else str(folder),
+        "rough": rough,
+        "precision": config.precision,
+        "devices": config.devices,
+        "stages": planned,
+        "steps": sum(each["steps"] for each in planned),
+        "tokens": None if tokenizer is None else sum(each["tokens"] for each in planned),
+    }
+    if rough:
+        assert row is not None, "only a row gives a rough plan"
+        described |= _rough(config, row, stages=len(data.stages))
+    else:
+        targets = config.lora.targets or (row.lora_targets if row is not None else ()) or None
+        sizes = model_sizes(folder, row=row, r=config.lora.r, targets=targets, adapt_top=config.adapt_top)
+        described |= _counted(config, sizes, planned, folder, stages=len(data.stages))
+    described["notes"] = _notes(described, config, tokenizer)
+    if not config.json:
+        print(train_plan_text(described))
+    return described
+
+
+def _located(config: TrainConfig, row: Backbone | None) -> tuple[Path | None, bool]:
+    """The model's folder (None: drawn from its seed, or not here), and whether it has to be planned by its row."""
+    if row is not None and row.from_scratch:
+        return None, False
+    try:
+        return base_folder(config.backbone, cache=config.cache, offline=True), False
+    except UnreachableModel as error:
+        if row is not None:
+            return None, True
+        raise UnreachableModel(
+            f"--plan: expected a model on this machine or a name of BACKBONES, got {config.backbone}, which is not in the cache; "
+            "give a local folder or a filled --cache, or leave --plan out to fetch it"
+        ) from error
+
+
+def _tokenizer(folder: Path | None, row: Backbone | None) -> Any:
+    """The model's tokenizer as a run has it; None where its folder has none."""
+    if folder is None:
+        return build_tiny_tokenizer()
+    here = transformer_folder(folder)
+    if not any((here / name).is_file() for name in TOKENIZERS):
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(str(here), local_files_only=True, trust_remote_code=False)
+    limits = [tokenizer.model_max_length, read_json(here / "config.json").get("max_position_embeddings")]
+    told = here / "sentence_bert_config.json"
+    limits.append(read_json(told).get("max_seq_length") if told.is_file() else None)
+    tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
+    settings = here / "tokenizer_config.json"
+    asks = settings.is_file() and bool(read_json(settings).get("add_eos_token"))
+    if (asks or (row is not None and row.needs_eos)) and _reads_last_token(folder, row):
+        append_eos(tokenizer, source=str(folder))
+    return tokenizer
+
+
+def _reads_last_token(folder: Path, row: Backbone | None) -> bool:
+    if not (folder / "modules.json").is_file():
+        return row is not None and row.pooling == "lasttoken"
+    pools = [module["path"] for module in read_json(folder / "modules.json") if module["type"].endswith(".Pooling")]
+    told = [read_json(folder / path / "config.json") for path in pools]
+    return any(each.get("pooling_mode_lasttoken") or "lasttoken" in str(each.get("pooling_mode")) for each in told)
+
+
+def _prompt(folder: Path | None) -> str:
+    """What a bare ``encode()`` puts before a text."""
+    file = None if folder is None else folder / "config_sentence_transformers.json"
+    if file is None or not file.is_file():
+        return ""
+    told = read_json(file)
+    return str(told.get("prompts", {}).get(told.get("default_prompt_name")) or "")
+
+
+def _folds(config: TrainConfig, last: StageData) -> list[StageData]:
+    """The fits of ``--cross-fit``: the last stage's settings on half of the paper's windows."""
+    if not config.cross_fit:
+        return []
+    folds = []
+    for fold in paper_folds(config.cross_fit):
+        families = len(set(fold.training.labels))
+        size = len(fold.training.texts) // families
+        name = f"cross-fit-{fold.name}"
+        folds.append(StageData(stage=last.stage, name=name, data=fold.training, classes=families, per_class=size))
+    return folds
+
+
+def _stage_plan(stage: StageData, config: TrainConfig, tokenizer: Any, prompt: str) -> dict[str, Any]:
+    """Steps of a stage, and the tokens of its batches: of the first epoch's, which stand for all."""
+    settings, texts = stage.stage, list(stage.data.texts)
+    steps = settings.epochs * settings.steps_per_epoch
+    steps = steps if config.max_steps < 0 else min(steps, config.max_steps)
+    plan: dict[str, Any] = {
+        "name": stage.name,
+        "texts": len(texts),
+        "labels": len(set(stage.data.labels)),
+        "classes": stage.classes,
+        "texts_per_class": stage.per_class,
+        "epochs": settings.epochs,
+        "steps_per_epoch": settings.steps_per_epoch,
+        "steps": steps,
+        "tokens": None,
+        "padding_share": None,
+        "longest": None,
+    }
+    if tokenizer is None:
+        return plan
+    read = tokenizer([prompt + text for text in texts], truncation=False, verbose=False)["input_ids"]
+    lengths = [len(ids) for ids in read]
+    batches = min(BATCHES, settings.steps_per_epoch, steps)
+    used = padded = 0
+    for rank in range(config.devices):
+        sampler = LabelBatchSampler(
+            stage.data.labels,
+            classes=stage.classes,
+            per_class=stage.per_class,
+            batches=batches,
+            seed=config.seed,
+            blocks=stage.data.blocks,
+            rank=rank,
+            world_size=config.devices,
+        )
+        for batch in sampler:
+            used += sum(lengths[i] for i in batch)
+            padded += len(batch) * max(lengths[i] for i in batch)
+    return plan | {
+        "tokens": round(used * steps / batches),
+        "padding_share": 1 - used / padded,
+        "longest": max(lengths),
+    }
+
+
+def _counted(
+    config: TrainConfig, sizes: ModelSizes, planned: Sequence[Mapping[str, Any]], folder: Path | None, *, stages: int
+) -> dict[str, Any]:
+    """What config.json and the folder's files tell."""
+    shapes = [(each["classes"] * each["texts_per_class"] // config.devices, each["longest"] or 0) for each in planned]
+    memories = [
+        training_memory(sizes, texts=texts, tokens=tokens, precision=config.precision, devices=config.devices)
+        for texts, tokens in shapes
+    ]
+    largest = max(memories, key=lambda each: each["peak"])
+    memory: dict[str, int | None] = dict(largest)
+    if planned[0]["longest"] is None:
+        memory |= {"activations": None, "peak": None}
+    trained = memories[0]["gradients"]
+    adapter = trained + sizes.header_bytes
+    whole = adapter if folder is None else _folder_bytes(folder)
+    adapts = sizes.adapted > 0
+    return {
+        "parameters": sizes.parameters,
+        "dtype": str(sizes.dtype).removeprefix("torch."),
+        "trainable": sizes.trainable,
+        "trainable_share": sizes.trainable / (sizes.parameters + (sizes.trainable if adapts else 0)),
+        "adapted": sizes.adapted,
+        "memory": memory,
+        "disk": _disk(
+            config,
+            base=0 if adapts else whole,
+            stage=adapter,
+            merged=whole,
+            resume=4 * trained,
+            stages=stages,
+            fits=len(planned),
+        ),
+    }
+
+
+def _rough(config: TrainConfig, row: Backbone, *, stages: int) -> dict[str, Any]:
+    """What a row of BACKBONES tells: weights as they are usually stored, in two bytes."""
+    parameters = round(row.parameters_b * 1e9)
+    disk = _disk(config, base=0, stage=0, merged=2 * parameters, resume=0, stages=stages, fits=stages)
+    unknown = ("adapter", "gradients", "optimizer", "buckets", "activations", "stage_end", "peak")
+    return {
+        "parameters": parameters,
+        "dtype": None,
+        "trainable": None,
+        "trainable_share": None,
+        "adapted": None,
+        "memory": {"weights": 2 * parameters, **dict.fromkeys(unknown)},
+        "disk": disk | {"stages": None, "resume": None, "total": None},
+    }
+
+
+def _disk(
+    config: TrainConfig, *, base: int, stage: int, merged: int, resume: int, stages: int, fits: int
+) -> dict[str, Any]:
+    """Bytes of a run's folder; the trained weights, AdamW's two averages and the best epoch's weights stay for ``--resume``."""
+    merges = {name: merged for name in dict.fromkeys(config.merges) if RUN_MERGES[name].of == "ends" or stages > 1}
+    total = base + fits * (stage + resume) + sum(merges.values())
+    return {"base": base, "stages": fits * stage, "resume": fits * resume, "merges": merges, "total": total}
+
+
+def _folder_bytes(folder: Path) -> int:
+    """A merge of a folder: its weights again, and what it carries over."""
+    files = [*weight_files(folder).values(), *(folder / name for name in companion_files(folder))]
+    return sum(path.stat().st_size for path in files)
+
+
+def _notes(plan: Mapping[str, Any], config: TrainConfig, tokenizer: Any) -> list[str]:
+    notes = []
+    if plan["rough"]:
+        notes.append("rough: the model is not on this machine; by its row of BACKBONES, at two bytes a weight")
+    elif tokenizer is None:
+        notes.append(
+            "no tokenizer in the folder: tokens, padding and activations are unknown, and a run will refuse it"
+        )
+    else:
+        notes += [
+            f"{each['name']}: a run will refuse a text of {each['longest']} tokens, the model reads {tokenizer.model_max_length}"
+            for each in plan["stages"]
+            if each["longest"] > tokenizer.model_max_length
+        ]
+        notes.append("activations are an estimate; CUDA's context, the measurements and Python come on top")
+    if plan["tokens"] is not None:
+        notes.append("tokens: by the batches of the first epoch; a stage ends earlier when its silhouette stops rising")
+    notes.append("disk: weights and their companions; reports, curves and pictures come on top")
+    if config.devices > 1:
+        notes.append("every device holds the whole model")
+    return notes

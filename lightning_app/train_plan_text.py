@@ -1,0 +1,54 @@
+"""The plan of a run as a person reads it: what would be trained, held in memory and left on disk."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_app.plan_text import size_text
+
+COUNTED = ("weights", "adapter", "gradients", "optimizer", "buckets")
+
+
+def train_plan_text(plan: Mapping[str, Any]) -> str:
+    """Return the text for what `plan_run` returned."""
+    memory, disk = plan["memory"], plan["disk"]
+    about = "about " if plan["rough"] else ""
+    held = ", ".join(f"{name} {size_text(size)}" for name in COUNTED if (size := memory[name]))
+    trained = (
+        "unknown"
+        if plan["trainable"] is None
+        else f"{plan['trainable']:,} parameters, {plan['trainable_share']:.2%} of all"
+    )
+    merges = ", ".join(disk["merges"])
+    kept = [f"{what} {size_text(disk[what])}" for what in ("base", "stages", "resume") if disk[what]]
+    kept += (
+        [f"{len(disk['merges'])} merges ({merges}) {about}{size_text(sum(disk['merges'].values()))}"] if merges else []
+    )
+    lines = [
+        f"model    {plan['backbone']} ({plan['folder'] or 'no folder'}): {about}{plan['parameters']:,} parameters"
+        + (f" in {plan['dtype']}" if plan["dtype"] else ""),
+        f"train    {trained}" + (f"; LoRA on {plan['adapted']} layers" if plan["adapted"] else ""),
+        *(_stage_line(each) for each in plan["stages"]),
+        f"steps    at most {plan['steps']:,}" + ("" if plan["tokens"] is None else f"; {plan['tokens']:,} tokens"),
+        f"memory   {plan['precision']} on {_devices(plan['devices'])}: {about}{held}",
+        f"peak     {_about(memory['peak'])} (activations {_about(memory['activations'])})",
+        f"disk     {'unknown' if disk['total'] is None else size_text(disk['total'])}: {', '.join(kept) or 'no weights'}",
+        *(f"note     {note}" for note in plan["notes"]),
+        "Nothing was started, nothing was written.",
+    ]
+    return "\n".join(lines)
+
+
+def _stage_line(stage: Mapping[str, Any]) -> str:
+    tokens = "" if stage["tokens"] is None else f"; {stage['tokens']:,} tokens, {stage['padding_share']:.0%} padding"
+    return (
+        f"stage    {stage['name']}: {stage['texts']:,} texts of {stage['labels']} labels, {stage['epochs']} x "
+        f"{stage['steps_per_epoch']} steps of {stage['classes']} x {stage['texts_per_class']}{tokens}"
+    )
+
+
+def _devices(count: int) -> str:
+    return "one device" if count == 1 else f"each of {count} devices"
+
+
+def _about(size: int | None) -> str:
+    return "unknown" if size is None else f"about {size_text(size)}"

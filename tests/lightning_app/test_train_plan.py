@@ -1,0 +1,184 @@
+"""The plan of a run against the files, batches and models that a run makes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from callbacks.stage_checkpoint import StageCheckpoint
+from data.sampler import LabelBatchSampler
+from lightning_app.command_line import main
+from lightning_app.config import LoraConfig, StageConfig, TrainConfig
+from lightning_app.merges import merge_run
+from lightning_app.stages import read_run_data
+from lightning_app.train_plan import plan_run
+from lightning_app.trainer import EpochState
+from models.embedder import load_embedder
+from models.export import save_adapter, save_embedder
+from models.locate import UnreachableModel
+from models.lora import add_lora
+from storage.manifest import weight_files
+from storage.tensor_file import read_header
+
+STAGES = (StageConfig(name="one", epochs=2, steps_per_epoch=3), StageConfig(name="two", epochs=1, steps_per_epoch=4))
+
+
+@pytest.fixture(scope="module")
+def own_text(tmp_path_factory):
+    """Text of 4 labels, of many lengths."""
+    rows = [
+        {"text": ", ".join(str(k * 1000 + 7 * i + j) for j in range(3 + (5 * i) % 11)), "label": f"label {k}"}
+        for k in range(4)
+        for i in range(30)
+    ]
+    file = tmp_path_factory.mktemp("text") / "own.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.fixture
+def config(tiny_folder, own_text, tmp_path):
+    """A function: the configuration of a small run, with changes."""
+
+    def make(**changes):
+        given = {"backbone": str(tiny_folder), "data": own_text, "stages": STAGES, "lora": LoraConfig(r=4, alpha=8)}
+        return TrainConfig(**{**given, "output": str(tmp_path / "run"), "plan": True, **changes})
+
+    return make
+
+
+def test_parameters_and_files_are_those_of_the_model(config, tiny_folder, tmp_path):
+    plan = plan_run(config())
+    embedder = load_embedder(tiny_folder)
+    whole = sum(each.numel() for each in embedder.parameters())
+    add_lora(embedder, r=4, alpha=8)
+    trained = sum(each.numel() for each in embedder.parameters() if each.requires_grad)
+    assert (plan["parameters"], plan["trainable"]) == (whole, trained)
+    assert plan["trainable_share"] == pytest.approx(trained / (whole + trained))
+
+    with torch.no_grad():
+        for each in embedder.parameters():
+            each.add_(0.01 if each.requires_grad else 0)
+    stages = [
+        save_adapter(embedder, tmp_path / name, base_name="tiny", base_folder=tiny_folder) for name in ("one", "two")
+    ]
+    written = sum((stage / "adapter_model.safetensors").stat().st_size for stage in stages)
+    assert plan["disk"]["stages"] == pytest.approx(written, rel=0.05)
+    assert set(plan["disk"]["merges"]) == {"soup", "karcher", "slerp", "linear"}
+    merge_run("soup", base=tiny_folder, stages=stages, output=tmp_path / "soup")
+    merged = sum(
+        path.stat().st_size
+        for path in (tmp_path / "soup").rglob("*")
+        if path.is_file() and path.name not in ("merge.json", "manifest.json", "README.md")
+    )
+    assert plan["disk"]["merges"]["soup"] == pytest.approx(merged, rel=0.05)
+    assert plan["disk"]["total"] == sum(
+        (plan["disk"]["stages"], plan["disk"]["resume"], *plan["disk"]["merges"].values())
+    )
+
+
+def test_the_state_for_a_resume_is_four_times_the_trained_weights(config, fit, tmp_path):
+    plan = plan_run(config(stages=STAGES[:1], lora=LoraConfig(r=4, alpha=8, targets=("q_proj", "v_proj", "down_proj"))))
+    fit(callbacks=[StageCheckpoint(lambda metrics: None, monitor=None), EpochState(tmp_path / "state")])
+    (file,) = weight_files(tmp_path / "state").values()
+    written = sum(entry.bytes for entry in read_header(file).entries.values())
+    assert plan["disk"]["resume"] == pytest.approx(written, rel=0.01)
+
+
+def test_a_model_from_scratch_is_written_whole(config, tmp_path):
+    plan = plan_run(config(backbone="tiny-encoder", stages=STAGES[:1]))
+    assert plan["trainable_share"] == 1
+    assert plan["adapted"] == 0
+    folder = save_embedder(load_embedder("tiny-encoder"), tmp_path / "encoder")
+    written = (folder / "model.safetensors").stat().st_size
+    assert plan["disk"]["base"] == pytest.approx(written, rel=0.01)
+    assert plan["disk"]["stages"] == pytest.approx(written, rel=0.01)
+    assert set(plan["disk"]["merges"]) == {"slerp", "linear"}  # the others need two stages
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_tokens_are_those_of_the_batches_of_the_model(config, make_mistral, tmp_path, devices):
+    folder = make_mistral(tmp_path / "mistral", max_tokens=512)
+    settings = json.loads((folder / "config_sentence_transformers.json").read_text())
+    prompts = {"prompts": {**settings["prompts"], "query": "Query: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings | prompts))
+    asked = config(backbone=str(folder), devices=devices, stages=STAGES[1:])
+    plan = plan_run(asked)
+    embedder, stage = load_embedder(folder), read_run_data(asked).stages[0]
+    used = size = 0
+    for rank in range(devices):
+        sampler = LabelBatchSampler(
+            stage.data.labels,
+            classes=stage.classes,
+            per_class=stage.per_class,
+            batches=4,
+            seed=0,
+            blocks=stage.data.blocks,
+            rank=rank,
+            world_size=devices,
+        )
+        for batch in sampler:
+            mask = embedder.preprocess([stage.data.texts[i] for i in batch], prompt="Query: ")["attention_mask"]
+            used, size = used + int(mask.sum()), size + mask.numel()
+    (planned,) = plan["stages"]
+    assert planned["tokens"] == plan["tokens"] == used
+    assert planned["padding_share"] == pytest.approx(1 - used / size)
+    assert planned["steps"] == 4
+
+
+def test_the_folds_of_a_cross_fit_are_fits_too(config):
+    stages = (StageConfig(name="six", families=("six",), epochs=1, steps_per_epoch=2),)
+    plan = plan_run(config(data=None, stages=stages, cross_fit=2))
+    assert len(plan["stages"]) == 3
+    assert plan["steps"] == 6
+    assert plan["disk"]["resume"] == 3 * 4 * 4 * plan["trainable"]
+    assert set(plan["disk"]["merges"]) == {"slerp", "linear"}  # a fold's model is merged with none
+
+
+def test_the_command_prints_and_writes_nothing(config, tiny_folder, own_text, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--backbone", str(tiny_folder), "--data", own_text, "--plan", "--output", "run"]
+    assert main(TrainConfig, "lightning_app.run:train", argv=argv) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("\nNothing was started, nothing was written.\n")
+    for begin in ("model ", "train ", "stage ", "steps ", "memory ", "peak ", "disk ", "note "):
+        assert any(line.startswith(begin) for line in said.splitlines()), begin
+    assert main(TrainConfig, "lightning_app.run:train", argv=[*argv, "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    plan = json.loads(line)
+    assert f"{plan['parameters']:,} parameters in float32" in said
+    assert f"{plan['tokens']:,} tokens" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backbone_that_is_not_here_is_planned_by_its_row(config, tmp_path, capsys):
+    plan = plan_run(config(backbone="e5-mistral", cache=str(tmp_path / "cache")))
+    assert plan["rough"]
+    assert plan["parameters"] == 7_000_000_000
+    assert plan["memory"]["weights"] == plan["disk"]["merges"]["soup"] == 14_000_000_000
+    assert plan["steps"] == 10
+    assert [plan[key] for key in ("trainable", "tokens", "folder")] == [None, None, None]
+    said = capsys.readouterr().out
+    assert "about 7,000,000,000 parameters" in said
+    assert "note     rough: the model is not on this machine" in said
+    with pytest.raises(UnreachableModel, match="--plan: expected a model on this machine .* got some/model"):
+        plan_run(config(backbone="some/model", cache=str(tmp_path / "cache")))
+
+
+def test_what_a_run_would_refuse_is_said(config, tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"--stages.0.classes"):
+        plan_run(config(stages=(StageConfig(name="one", classes=9),)))
+    short = shutil.copytree(tiny_folder, tmp_path / "short")
+    tokenizer = AutoTokenizer.from_pretrained(short)
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(short)
+    assert any("the model reads 16" in note for note in plan_run(config(backbone=str(short)))["notes"])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (short / name).unlink()
+    plan = plan_run(config(backbone=str(short)))
+    assert plan["tokens"] is None
+    assert plan["memory"]["peak"] is None
+    assert plan["memory"]["optimizer"] > 0
+    assert any(note.startswith("no tokenizer in the folder") for note in plan["notes"])
