@@ -46,7 +46,15 @@ class LoraConfig:
     dropout: float = 0.0
     """Dropout in front of lora_A."""
     targets: tuple[str, ...] = ()
-    """Names of the linear layers to adapt; default: the backbone's own list."""
+    """Names of the linear layers to adapt; default: the backbone's own list, experts included."""
+    use_dora: bool = False
+    """DoRA: train the length of every adapted weight's columns beside the update of its direction."""
+    use_rslora: bool = False
+    """rsLoRA: scale the update by alpha / sqrt(r)."""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """Precision of the frozen base while the adapter is trained. Merges always take the base as it is stored."""
+    dense: Literal["freeze", "train"] = "freeze"
+    """Dense modules behind the transformer (embeddinggemma has two): kept as they are, or trained and saved with the stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +99,12 @@ class TrainConfig(Plain):
     """The adapter."""
     adapt_top: int | None = None
     """Adapt the top so many layers only. Default: all."""
+    bidirectional: bool = False
+    """Remove the causal mask of a decoder: every token reads the whole text. Its stages and merges keep it so."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision in which the base is loaded. Default: as it is stored."""
+    gradient_checkpointing: bool = False
+    """Compute the states inside a layer again in the backward pass, for less memory and a third more time."""
     temperature: float = 0.1
     """Temperature of the supervised contrastive loss."""
     gradient_clip_val: float = 1.0
@@ -107,8 +121,8 @@ class TrainConfig(Plain):
     """Lightning's accelerator: auto, cpu, gpu."""
     devices: int = 1
     """Devices (or, on the CPU, gloo processes)."""
-    strategy: Literal["auto", "ddp", "ddp_fork"] = "auto"
-    """Lightning's strategy; auto takes ddp for more than one device."""
+    strategy: Literal["auto", "ddp", "ddp_fork", "fsdp"] = "auto"
+    """Lightning's strategy; auto takes ddp for more than one device. fsdp (FSDP2) spreads the weights over the devices."""
     precision: str = "32-true"
     """Lightning's precision: 32-true, bf16-mixed."""
     cross_fit: int = 0
@@ -129,6 +143,10 @@ class TrainConfig(Plain):
     """Use local and cached models only."""
     cache: str | None = None
     """Folder of downloaded models. Default: the hub's own."""
+    trust_remote_code: bool = False
+    """Run code that a model brings. It needs owner/name@COMMIT or a local folder; no model of BACKBONES needs it."""
+    pickled_weights: bool = False
+    """Read a model that has pytorch_model.bin only (weights, no code), by way of a safetensors copy in the cache."""
     config: str | None = None
     """A JSON or YAML file of these settings; flags win over it."""
     json: bool = False
@@ -205,6 +223,8 @@ class MergeConfig(Plain):
     """With --search: grid (then golden section), greedy soup, evolve (of two: t over the layers); auto fits the inputs."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
     """Of the result. Left out: the base's, or the first input's."""
+    layout: Literal["native", "compat"] = "native"
+    """Of the written model: as sentence-transformers 6 writes it, or compat, which version 5 loads too."""
     shard_size: str = "5GB"
     """Largest weight file, such as 5GB (powers of 1000) or 5GiB (powers of 1024)."""
     memory: str = "2GiB"
@@ -259,6 +279,14 @@ class EvaluateConfig(Plain):
     """Texts a forward pass."""
     device: str = "auto"
     """auto, cpu, cuda."""
+    device_map: str | None = None
+    """Spread a model over devices as accelerate does: auto, balanced, sequential. Default: one device."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision in which models are loaded. Default: as they are stored."""
+    truncate_dim: int | None = None
+    """Keep the first so many dimensions of every embedding (Matryoshka), of unit length again where the model's are."""
+    embeddings: str | None = None
+    """Save the embeddings of every suite too: a .safetensors file, or a .npy file for one model and one suite."""
     seed: int = 0
     """Seed of KMeans, permutations and t-SNE."""
     output: str = "runs/eval"
@@ -271,6 +299,10 @@ class EvaluateConfig(Plain):
     """Use local and cached models only."""
     cache: str | None = None
     """Folder of downloaded models. Default: the hub's own."""
+    trust_remote_code: bool = False
+    """Run code that a model brings. It needs owner/name@COMMIT or a local folder; no model of BACKBONES needs it."""
+    pickled_weights: bool = False
+    """Read a model that has pytorch_model.bin only (weights, no code), by way of a safetensors copy in the cache."""
     config: str | None = None
     """A JSON or YAML file of these settings; flags win over it."""
     json: bool = False

@@ -8,61 +8,18 @@ the model and its `reference` says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Literal
+
+from models.backbone import Backbone
+
+__all__ = ["BACKBONES", "Backbone", "builtin_names", "find_backbone", "lookup_backbone"]
 
 # The linear layers inside a Llama-shaped block, by their names in memory, and those inside a BERT-shaped one.
 LLAMA_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BERT_LINEAR = ("query", "key", "value", "dense")
 
 INSTRUCT = MappingProxyType({"query": "Instruct: {task}\nQuery: ", "document": ""})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """One embedder: where it is, how it reads a text, and what of it LoRA adapts."""
-
-    name: str
-    """Short name, the key in BACKBONES."""
-    aliases: tuple[str, ...] = ()
-    """Other accepted names, such as the paper's."""
-    repo_id: str | None = None
-    """Hub id; None for a model that exists only here."""
-    builtin: str | None = None
-    """Folder of the shipped weights, relative to the project."""
-    from_scratch: bool = False
-    """Whether the weights are drawn from a seed and all of them are trained (no LoRA)."""
-    parameters_b: float
-    """Parameters in billions."""
-    attention: Literal["causal", "bidirectional"]
-    pooling: Literal["mean", "cls", "lasttoken"]
-    normalize: bool = True
-    """Whether embeddings have unit length."""
-    dimension: int
-    """Length of an embedding."""
-    max_tokens: int | None = None
-    """Longest text in tokens; None where only the model's own files tell."""
-    padding_side: Literal["left", "right"] = "right"
-    prompts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Prefixes by name; ``{task}`` stands for an instruction of the user's."""
-    default_prompt: str | None = None
-    """Name of the prompt that a bare ``encode(texts)`` uses; None for no prompt."""
-    pools_prompt: bool = True
-    """Whether the tokens of a prompt take part in mean pooling."""
-    end_token: str | None = None
-    """The token that ends every text where it is not the tokenizer's end token (eos_token)."""
-    needs_eos: bool = False
-    """Whether the last token has to be the tokenizer's end token, which its files do not see to."""
-    lora_targets: tuple[str, ...]
-    """Names of the linear layers that LoRA adapts; empty where a class of its own is needed."""
-    attn_implementation: Literal["eager", "sdpa"] | None = None
-    """Forced attention kernel; None for the library's choice."""
-    licence: str
-    gated: bool = False
-    """Whether the hub asks for an agreement before the download."""
-    reference: str
 
 
 _ROWS = (
@@ -94,6 +51,7 @@ _ROWS = (
         name="all-minilm",
         aliases=("all-minilm-l6-v2",),
         repo_id="sentence-transformers/all-MiniLM-L6-v2",
+        revision="8b3219a92973c328a8e22fadcfa821b5dc75636a",
         parameters_b=0.0227,
         attention="bidirectional",
         pooling="mean",
@@ -107,6 +65,7 @@ _ROWS = (
         name="embeddinggemma",
         aliases=("embeddinggemma-300m",),
         repo_id="google/embeddinggemma-300m",
+        revision="64614b0b8b64f0c6c1e52b07e4e9a4e8fe4d2da2",
         parameters_b=0.3,
         attention="bidirectional",
         pooling="mean",
@@ -121,6 +80,7 @@ _ROWS = (
         ),
         lora_targets=LLAMA_LINEAR,
         licence="gemma",
+        licence_terms="the Gemma terms of use and its prohibited uses bind every derived model",
         gated=True,
         reference="arXiv:2509.20354",
     ),
@@ -128,12 +88,14 @@ _ROWS = (
         name="gte-multilingual",
         aliases=("gte-multilingual-base",),
         repo_id="Alibaba-NLP/gte-multilingual-base",
+        revision="ca1791e0bcc104f6db161f27de1340241b13c5a4",
         parameters_b=0.3,
         attention="bidirectional",
         pooling="cls",
         dimension=768,
         max_tokens=8192,
         lora_targets=LLAMA_LINEAR,
+        transformers="5.18",
         licence="apache-2.0",
         reference="arXiv:2407.19669",
     ),
@@ -141,6 +103,7 @@ _ROWS = (
         name="gte-large",
         aliases=("gte-large-en-v1.5",),
         repo_id="Alibaba-NLP/gte-large-en-v1.5",
+        revision="104333d6af6f97649377c2afbde10a7704870c7b",
         parameters_b=0.4,
         attention="bidirectional",
         pooling="cls",
@@ -148,6 +111,7 @@ _ROWS = (
         dimension=1024,
         max_tokens=8192,
         lora_targets=LLAMA_LINEAR,
+        transformers="5.18",
         licence="apache-2.0",
         reference="arXiv:2407.19669",
     ),
@@ -155,6 +119,7 @@ _ROWS = (
         name="nomic-moe",
         aliases=("nomic-embed-text-v2-moe",),
         repo_id="nomic-ai/nomic-embed-text-v2-moe",
+        revision="1066b6599d099fbb93dfcb64f9c37a7c9e503e85",
         parameters_b=0.5,
         attention="bidirectional",
         pooling="mean",
@@ -163,7 +128,8 @@ _ROWS = (
         prompts=MappingProxyType(
             {"clustering": "clustering: ", "query": "search_query: ", "document": "search_document: "}
         ),
-        lora_targets=(),
+        lora_targets=("Wqkv", "out_proj", "fc1", "fc2"),
+        expert_parameters=("mlp.experts.mlp.w1", "mlp.experts.mlp.w2"),
         licence="apache-2.0",
         reference="arXiv:2502.07972",
     ),
@@ -171,6 +137,7 @@ _ROWS = (
         name="me5-large",
         aliases=("multilingual-e5-large",),
         repo_id="intfloat/multilingual-e5-large",
+        revision="ab10c1a7f42e74530fe7ae5be82e6d4f11a719eb",
         parameters_b=0.6,
         attention="bidirectional",
         pooling="mean",
@@ -186,6 +153,7 @@ _ROWS = (
             name=f"qwen3-{size}",
             aliases=(f"qwen3-embedding-{size}",),
             repo_id=f"Qwen/Qwen3-Embedding-{size.upper()}",
+            revision=revision,
             parameters_b=parameters_b,
             attention="causal",
             pooling="lasttoken",
@@ -198,13 +166,18 @@ _ROWS = (
             licence="apache-2.0",
             reference="arXiv:2506.05176",
         )
-        for size, parameters_b, dimension in (("0.6b", 0.6, 1024), ("4b", 4.0, 2560), ("8b", 8.0, 4096))
+        for size, parameters_b, dimension, revision in (
+            ("0.6b", 0.6, 1024, "b22da495047858cce924d27d76261e96be6febc0"),
+            ("4b", 4.0, 2560, "636cd9bf47d976946cdbb2b0c3ca0cb2f8eea5ff"),
+            ("8b", 8.0, 4096, "4e423935c619ae4df87b646a3ce949610c66241c"),
+        )
     ),
     *(
         Backbone(
             name=f"gte-qwen2-{size}",
             aliases=(f"gte-qwen2-{size}-instruct",),
             repo_id=f"Alibaba-NLP/gte-Qwen2-{size.upper()}-instruct",
+            revision=revision,
             parameters_b=parameters_b,
             attention="bidirectional",
             pooling="lasttoken",
@@ -217,12 +190,16 @@ _ROWS = (
             licence="apache-2.0",
             reference="arXiv:2308.03281; the paper's Table 1 calls it causal, its config has is_causal=false",
         )
-        for size, parameters_b, dimension in (("1.5b", 1.5, 1536), ("7b", 7.0, 3584))
+        for size, parameters_b, dimension, revision in (
+            ("1.5b", 1.5, 1536, "c6c1b92f4a3e1b92b326ad29dd3c8433457df8dd"),
+            ("7b", 7.0, 3584, "e26182b2122f4435e8b3ebecbf363990f409b45b"),
+        )
     ),
     Backbone(
         name="gritlm",
         aliases=("gritlm-7b",),
         repo_id="GritLM/GritLM-7B",
+        revision="13f00a0e36500c80ce12870ea513846a066004af",
         parameters_b=7.0,
         attention="bidirectional",
         pooling="mean",
@@ -237,6 +214,7 @@ _ROWS = (
         name="e5-mistral",
         aliases=("e5-mistral-7b", "e5-mistral-7b-instruct"),
         repo_id="intfloat/e5-mistral-7b-instruct",
+        revision="07163b72af1488142a360786df853f237b1a3ca1",
         parameters_b=7.0,
         attention="causal",
         pooling="lasttoken",
@@ -252,6 +230,7 @@ _ROWS = (
         name="nemotron-8b",
         aliases=("llama-embed-nemotron-8b",),
         repo_id="nvidia/llama-embed-nemotron-8b",
+        revision="84a375593d27d3528beb4e104822515659e093b4",
         parameters_b=8.0,
         attention="bidirectional",
         pooling="mean",
@@ -260,13 +239,15 @@ _ROWS = (
         padding_side="left",
         prompts=INSTRUCT,
         lora_targets=LLAMA_LINEAR,
-        licence="nvidia customized-nscl-v1 (non-commercial) and llama 3.1",
+        licence="nvidia customized-nscl-v1 and llama 3.1",
+        licence_terms="non-commercial: research and evaluation only; the Llama 3.1 community licence too",
         reference="arXiv:2511.07025",
     ),
     Backbone(
         name="bge-gemma2",
         aliases=("bge-multilingual-gemma2",),
         repo_id="BAAI/bge-multilingual-gemma2",
+        revision="992e13d8984fde2c31ef8a3cb2c038aeec513b8a",
         parameters_b=9.0,
         attention="causal",
         pooling="lasttoken",
@@ -278,6 +259,7 @@ _ROWS = (
         lora_targets=LLAMA_LINEAR,
         attn_implementation="eager",
         licence="gemma",
+        licence_terms="the Gemma terms of use and its prohibited uses bind every derived model",
         reference="arXiv:2402.03216; the paper's Table 1 adds a linear projection, the model has none",
     ),
 )
