@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT ?= runs/main
 
 .DEFAULT_GOAL := help
-.PHONY: run test test-slow check bench test-gpu help
+.PHONY: run test test-slow check bench backbones test-gpu help
 
 # torch first and by itself: its pinned version has a CPU build; a resolver that is free to choose takes gigabytes of CUDA
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -31,6 +31,9 @@ check: $(VENV)/installed  ## format, lint, types, layers
 
 bench: $(VENV)/installed  ## every benchmark: benchmarks/results.json and benchmarks/README.md
 	$(BIN)/python -m benchmarks
+
+backbones: $(VENV)/installed  ## the tables of docs/backbones.md: every backbone, every column
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.backbones.table
 
 test-gpu: $(VENV)/installed  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

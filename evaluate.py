@@ -6,4 +6,5 @@ from lightning_app.command_line import main
 from lightning_app.config import EvaluateConfig
 
 if __name__ == "__main__":
-    sys.exit(main(EvaluateConfig, "lightning_app.evaluating:evaluate", positional="models"))
+    early = "lightning_app.early:check_evaluate"
+    sys.exit(main(EvaluateConfig, "lightning_app.evaluating:evaluate", positional="models", early=early))

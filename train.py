@@ -4,4 +4,4 @@ from lightning_app.command_line import leave, main
 from lightning_app.config import TrainConfig
 
 if __name__ == "__main__":
-    leave(main(TrainConfig, "lightning_app.run:train"))
+    leave(main(TrainConfig, "lightning_app.training:train", early="lightning_app.early:check_train"))

@@ -1,22 +1,13 @@
 """LabelledDataModule: labelled texts as P x K batches, the same on any number of ranks."""
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from data.sampler import LabelBatchSampler
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingTexts:
-    """What a stage trains on: texts, their labels, and the block that each text was cut from."""
-
-    texts: Sequence[str]
-    labels: Sequence[int]
-    blocks: Sequence[Hashable]
+from data.training_texts import TrainingTexts
 
 
 class LabelledDataModule(LightningDataModule):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from data.datamodule import TrainingTexts
 from data.suites import paper_suite
+from data.training_texts import TrainingTexts
 
 FOLDS: dict[int, Sequence[tuple[int, ...]]] = {2: ((0, 2), (1, 3)), 6: tuple(combinations(range(4), 2))}
 """Number of folds -> the windows of every family that each fold holds out."""

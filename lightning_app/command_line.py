@@ -26,9 +26,16 @@ DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(
-    config_class: type[Any], target: str, *, argv: Sequence[str] | None = None, positional: str | None = None
+    config_class: type[Any],
+    target: str,
+    *,
+    argv: Sequence[str] | None = None,
+    positional: str | None = None,
+    early: str | None = None,
 ) -> int:
     """Parse the flags, import ``target`` ("module:function"), call it with the configuration; returns the exit code.
+
+    ``early`` is called before, for what can be refused without the imports of ``target``.
 
     0: done. 2: a mistake in what was asked (ValueError), one line on stderr. 1: a failure while running, with its traceback, or
     a result whose ``failed`` names what could not be done while the rest was.
@@ -37,9 +44,10 @@ def main(
     config = None
     try:
         config = parse(config_class, sys.argv[1:] if argv is None else argv, positional=positional)
-        module, function = target.split(":")
+        if early is not None:
+            _function(early)(config)
         _quiet_imports()
-        result = getattr(import_module(module), function)(config)
+        result = _function(target)(config)
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         if os.environ.get("EMBARC_TRACEBACK"):
@@ -61,6 +69,12 @@ def main(
     if config.json:
         print(json.dumps(result, allow_nan=False))
     return FAILED if isinstance(result, Mapping) and result.get("failed") else DONE
+
+
+def _function(target: str) -> Callable[[Any], Any]:
+    """What "module:function" names; the module is imported."""
+    module, _, name = target.partition(":")
+    return cast("Callable[[Any], Any]", getattr(import_module(module), name))
 
 
 def leave(code: int) -> NoReturn:

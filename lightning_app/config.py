@@ -8,7 +8,7 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-MergeName = Literal["soup", "karcher", "slerp", "linear"]
+MergeName = Literal["soup", "karcher", "slerp", "linear", "last"]
 DEFAULT_MERGES: tuple[MergeName, ...] = ("soup", "karcher", "slerp", "linear")
 
 
@@ -48,7 +48,7 @@ class LoraConfig:
     targets: tuple[str, ...] = ()
     """Names of the linear layers to adapt; default: the backbone's own list, experts included."""
     use_dora: bool = False
-    """DoRA: train the length of every adapted weight's columns beside the update of its direction."""
+    """DoRA: train the length of each output's weights beside the update of their direction."""
     use_rslora: bool = False
     """rsLoRA: scale the update by alpha / sqrt(r)."""
     quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
@@ -110,7 +110,7 @@ class TrainConfig(Plain):
     gradient_clip_val: float = 1.0
     """Largest gradient norm."""
     merges: tuple[MergeName, ...] = DEFAULT_MERGES
-    """soup and karcher of the stages; slerp and linear half-way from the base to the last stage."""
+    """soup and karcher of the stages; slerp and linear half-way from the base to the last stage; last: that stage itself, whole."""
     baselines: bool = True
     """Rows of trivial features (last digits, differences, parity, length, characters, chance) in the report."""
     permutations: int = 1000
@@ -280,13 +280,13 @@ class EvaluateConfig(Plain):
     device: str = "auto"
     """auto, cpu, cuda."""
     device_map: str | None = None
-    """Spread a model over devices as accelerate does: auto, balanced, sequential. Default: one device."""
+    """Spread a model over devices as accelerate does: auto, balanced, sequential, or a JSON object. Default: one device."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision in which models are loaded. Default: as they are stored."""
     truncate_dim: int | None = None
     """Keep the first so many dimensions of every embedding (Matryoshka), of unit length again where the model's are."""
     embeddings: str | None = None
-    """Save the embeddings of every suite too: a .safetensors file, or a .npy file for one model and one suite."""
+    """Save what was measured too: a .safetensors file, or .npy for one model and the one --suite (none: the paper's)."""
     seed: int = 0
     """Seed of KMeans, permutations and t-SNE."""
     output: str = "runs/eval"

@@ -4,41 +4,51 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from data.labelled_text import check_trainable, read_labelled_text, suite_of
-from data.lengths import LONGEST, SHORTEST, length_suite
-from data.suites import SUITES, Suite, broad_suite, paper_suite, separated
 from evaluation.baselines import BASELINES
 from evaluation.mteb import benchmark_scores, read_mteb
-from evaluation.mteb_writing import task_name
-from evaluation.suite_report import Effort
 from lightning_app.config import EvaluateConfig
+from lightning_app.device_map import parse_device_map
+from lightning_app.evaluation_suites import measures_of
+from lightning_app.loading import loading_options
 from lightning_app.measurement import Measured, Measures, failed_row, measure
 from lightning_app.presentation import announce, show_rows
 from lightning_app.reference_rows import baseline_rows, benchmark_name, benchmark_rows, published_rows
 from lightning_app.reporting import write_all
 from lightning_app.run_folder import check_folder, environment
+from lightning_app.saved_embeddings import (
+    check_free,
+    check_kept,
+    describe,
+    find_embeddings_file,
+    saving_embeddings,
+)
 from models.adapter import find_adapter
 from models.backbones import lookup_backbone
 from models.embedder import base_folder, check_finite_weights, check_lengths, count_tokens, encode, load_embedder
+from models.locate import hub_origin
 from storage.atomic import building_folder
 from storage.json_file import read_json, write_json
 from storage.lock import folder_lock
 
-REPORTED = ("large", "held-out", "matched", "broad")
-
+SHOWN = ("dtype", "device_map", "truncate_dim")
+"""Settings that the report tells of, where they are given."""
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)
 """What a model that is found but broken ends with; its row says why, and the others are finished."""
-BROKEN_MODEL = (ImportError, SafetensorError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
+BROKEN_MODEL = (
+    *(ImportError, SafetensorError, StrictDataclassError),
+    *(KeyError, TypeError, AttributeError, IndexError, AssertionError),
+)
 """What libraries raise for files that they cannot follow. Of our own code these are errors, so only they are let pass there."""
 
 
@@ -46,29 +56,36 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure every model and write the report into ``config.output``.
 
     Returns:
-        ``{"output": folder, "rows": [...], "failed": [name, ...]}``: the rows of report.json, and the models that could not be
-        measured (their rows say why).
+        ``{"output": folder, "embeddings": file or None, "rows": [...], "failed": [name, ...]}``: the rows of report.json,
+        and the models that could not be measured (their rows say why).
 
     Raises:
         ValueError: a model that is not found, an unknown suite, no model that could be measured, a base that could not, a
-            name that two rows would bear; nothing is written then.
+            name that two rows would bear, a place where embeddings cannot be saved; nothing is written then.
     """
     began, folder = time.monotonic(), Path(config.output)
     names = list(dict.fromkeys(([config.base] if config.base else []) + list(config.models)))
-    measures, _ = _measures(config), _device(config)
+    measures = measures_of(config)
+    _check_loading(config)
+    embeddings = find_embeddings_file(config, names)
     scores = benchmark_scores([result for path in dict.fromkeys(config.mteb) for result in read_mteb(path)])
     published = published_rows() if config.published else []
     beside = [*(BASELINES if config.baselines else ()), *map(benchmark_name, scores)]
     _check_names(names, [*beside, *(row["name"] for row in published)])
     with folder_lock(folder):
-        finished = check_folder(folder, config.to_dict(), resume=config.resume, overwrite=config.overwrite)
+        finished = check_folder(folder, config, resume=config.resume, overwrite=config.overwrite)
         if finished and (folder / "report.json").is_file():
+            if embeddings is not None:
+                check_kept(embeddings)
             announce(f"finished before: {folder / 'report.html'}")
             rows = read_json(folder / "report.json")["rows"]
             _say_failed(rows)
-            return _result(folder, rows)
-        _check_found(names, config)
-        measured = _measure_all(config, names, measures)
+            return _result(config, rows)
+        if embeddings is not None:
+            check_free(embeddings, overwrite=config.overwrite)
+        revisions = _find_all(names, config)
+        models = _measure_all(config, names, measures)
+        measured = list(models)
         if config.baselines:
             announce("measuring the baselines")
             measured += baseline_rows(measures)
@@ -78,11 +95,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "base": config.base,
             "seed": config.seed,
             **({} if config.separator is None else {"separator": repr(config.separator)}),
+            **{key: value for key in SHOWN if (value := getattr(config, key)) is not None},
             "seconds": round(time.monotonic() - began, 1),
         }
-        _write(folder, config, measured, rows, measures, context)
+        with building_folder(folder, overwrite=True) as building, ExitStack() as saving:
+            # `check_folder` has allowed to replace what stands there: the whole folder or nothing of it.
+            _write(building, config, measured, rows, measures, context)
+            if embeddings is not None:
+                about = describe(models, measures.suites, revisions=revisions, truncate_dim=config.truncate_dim)
+                saving.enter_context(saving_embeddings(embeddings, models, about, building=building))
     show_rows(rows, title=str(folder / "report.html"))
-    return _result(folder, rows)
+    if embeddings is not None:
+        announce(f"embeddings: {config.embeddings}")
+    return _result(config, rows)
 
 
 def _write(
@@ -93,16 +118,16 @@ def _write(
     measures: Measures,
     context: Mapping[str, Any],
 ) -> None:
-    """The whole folder or nothing of it; `check_folder` has allowed to replace what stands there."""
-    with building_folder(folder, overwrite=True) as building:
-        write_json(building / "config.json", config.to_dict())
-        write_json(building / "environment.json", environment())
-        revision = f"seed-{config.seed}"
-        write_all(building, measured, rows, measures, title="embarc: evaluation", context=context, revision=revision)
+    """Everything of the report, into its folder."""
+    write_json(folder / "config.json", config.to_dict())
+    write_json(folder / "environment.json", environment())
+    revision = f"seed-{config.seed}"
+    write_all(folder, measured, rows, measures, title="embarc: evaluation", context=context, revision=revision)
 
 
-def _result(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"output": str(folder), "rows": rows, "failed": [row["name"] for row in rows if "error" in row]}
+def _result(config: EvaluateConfig, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    failed = [row["name"] for row in rows if "error" in row]
+    return {"output": str(Path(config.output)), "embeddings": config.embeddings, "rows": rows, "failed": failed}
 
 
 def _check_names(names: Sequence[str], taken: Sequence[str]) -> None:
@@ -114,74 +139,39 @@ def _check_names(names: Sequence[str], taken: Sequence[str]) -> None:
         )
 
 
-def _check_found(names: Sequence[str], config: EvaluateConfig) -> None:
-    """Every name is looked up before the first is measured, so that a mistake in the last one costs nothing."""
+def _check_loading(config: EvaluateConfig) -> None:
+    """What is asked of every model is possible here, before the first is looked up."""
+    parse_device_map(config.device_map)
+    if config.device_map is not None and config.device != "auto":
+        raise ValueError(
+            f"--device {config.device} and --device-map {config.device_map}: expected one of them, got both; drop one"
+        )
+    _device(config)
+    if config.truncate_dim is not None and config.truncate_dim < 1:
+        raise ValueError(f"--truncate-dim: expected 1 or more components, got {config.truncate_dim}; change it")
+
+
+def _find_all(names: Sequence[str], config: EvaluateConfig) -> dict[str, tuple[str, str]]:
+    """Look up every name before the first is measured, so that a mistake in the last one costs nothing.
+
+    Returns:
+        {name: (hub id, commit)} of the models that are snapshots of the hub.
+    """
+    found: dict[str, tuple[str, str]] = {}
     for name in names:
         row = lookup_backbone(name)
         if row is None or not row.from_scratch:
-            base_folder(name, cache=config.cache, offline=config.offline)
-
-
-def _measures(config: EvaluateConfig) -> Measures:
-    """The suites asked for, with the separator asked for."""
-    if config.permutations < 2:
-        raise ValueError(f"--permutations: expected 2 or more, got {config.permutations}; 1000 is a good number")
-    if config.draws < 0 or config.draws == 1:
-        raise ValueError(f"--draws: expected 0 (none), or 2 and more, got {config.draws}; 99 is a good number")
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"--seed: expected 0 to {2**32 - 1}, got {config.seed}; 0 is the default")
-    if config.batch_size < 1:
-        raise ValueError(f"--batch-size: expected 1 or more texts, got {config.batch_size}; 32 is the default")
-    if wrong := [terms for terms in config.lengths if not SHORTEST <= terms <= LONGEST]:
-        raise ValueError(f"--lengths: expected {SHORTEST} to {LONGEST} terms a text, got {wrong[0]}; 50 is the paper's")
-
-    def written(suite: Suite) -> Suite:
-        return suite if config.separator is None else separated(suite, config.separator)
-
-    return Measures(
-        paper=written(paper_suite()),
-        broad=written(broad_suite()),
-        reported={name: suite if own else written(suite) for name, (suite, own) in _suites(config).items()},
-        lengths=[written(length_suite(terms)) for terms in sorted(set(config.lengths))],
-        effort=Effort(permutations=config.permutations, draws=config.draws),
-        seed=config.seed,
-    )
-
-
-def _suites(config: EvaluateConfig) -> Mapping[str, tuple[Suite, bool]]:
-    """The suites asked for, built in or (True) from a file; ``paper`` is always measured."""
-    found: dict[str, tuple[Suite, bool]] = {}
-    for name in config.suite:
-        if name == "selection":
-            raise ValueError(
-                "--suite selection: this suite chooses epochs and merges, so it is never reported; take large"
+            folder = base_folder(
+                name,
+                cache=config.cache,
+                offline=config.offline,
+                pickled_weights=config.pickled_weights,
+                code=config.trust_remote_code,
+                verify=False,  # a model that is there and damaged has a row that says so
             )
-        if name == "paper":
-            continue
-        if name in REPORTED:
-            found[name] = (SUITES[name](), False)
-        elif Path(name).suffix in (".jsonl", ".csv"):
-            stem = Path(name).stem
-            _check_suite_name(name, stem, [*SUITES, *found])
-            data = read_labelled_text(name)
-            check_trainable(data)
-            found[stem] = (suite_of(data, stem), True)
-        else:
-            raise ValueError(f"--suite: expected paper, {', '.join(REPORTED)}, or a .jsonl or .csv file, got {name!r}")
+            if (origin := hub_origin(folder)) is not None:
+                found[name] = origin
     return found
-
-
-def _check_suite_name(file: str, stem: str, taken: Sequence[str]) -> None:
-    """In the report a suite is a key, with ``_reason`` after it where it is undefined, and in MTEB's shape a task."""
-    if alike := [other for other in taken if task_name(other) == task_name(stem)]:
-        raise ValueError(
-            f"--suite {file}: expected a file name of its own, got {stem!r} for a second suite beside {alike[0]!r}; "
-            "rename the file"
-        )
-    if stem.endswith("_reason"):
-        raise ValueError(
-            f"--suite {file}: expected a file name without the ending '_reason', got {stem!r}; rename the file"
-        )
 
 
 def _measure_all(config: EvaluateConfig, names: list[str], measures: Measures) -> list[Measured]:
@@ -224,7 +214,11 @@ def _blamed_on(name: str) -> Iterator[None]:
 
 def _measure_one(config: EvaluateConfig, name: str, measures: Measures, base: Measured | None) -> Measured:
     with _blamed_on(name):
-        embedder = load_embedder(name, device=_device(config), cache=config.cache, offline=config.offline)
+        embedder = load_embedder(
+            name,
+            device=_device(config),
+            **loading_options(config) | {"device_map": parse_device_map(config.device_map)},
+        )
     check_finite_weights(embedder, source=name)
     prompt = _prompt(embedder, config)
     for suite in measures.suites.values():
@@ -241,6 +235,7 @@ def _measure_one(config: EvaluateConfig, name: str, measures: Measures, base: Me
         prompt=prompt or None,
         measures=measures,
         base=base,
+        note=None if config.truncate_dim is None else f"embeddings cut to their first {config.truncate_dim} components",
         count_tokens=lambda texts: count_tokens(embedder, texts, prompt=prompt),
     )
 

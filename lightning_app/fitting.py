@@ -10,12 +10,14 @@ from callbacks.clustering_metrics import ClusteringMetrics
 from callbacks.stage_checkpoint import StageCheckpoint
 from data.datamodule import LabelledDataModule
 from data.suites import Suite
+from lightning_app.cards import stage_card
 from lightning_app.module import ContrastiveEmbedder
 from lightning_app.preparation import Run
 from lightning_app.presentation import announce
 from lightning_app.stages import StageData
 from lightning_app.trainer import MONITOR, build_trainer
 from models.adapter import adapter_state, load_adapter_weights
+from models.dense import read_dense
 from models.embedder import load_embedder
 from models.export import check_adapter_roundtrip, save_adapter, save_embedder
 from storage.manifest import verify_manifest
@@ -88,8 +90,9 @@ def _save_stage(run: Run, stage: StageData, target: Path, metrics: dict[str, Any
         "families": list(stage.stage.families),
     }
     files = {"metrics.json": metrics | {"epochs": epochs}}
+    card = stage_card(run, stage.name, metrics=files["metrics.json"])
     if not run.adapts:
-        save_embedder(run.embedder, target, extra_manifest=about, json_files=files)
+        save_embedder(run.embedder, target, extra_manifest=about, json_files=files, card=card)
         return
     assert run.base is not None
     save_adapter(
@@ -99,6 +102,8 @@ def _save_stage(run: Run, stage: StageData, target: Path, metrics: dict[str, Any
         base_folder=run.base,
         extra_manifest=about,
         json_files=files,
+        card=card,
+        bidirectional=run.config.bidirectional,
     )
     check_adapter_roundtrip(target, run.embedder, stage.data.texts[:4])
 
@@ -108,6 +113,6 @@ def load_stage(run: Run, stage: Path) -> None:
     verify_manifest(stage)
     weights = stage / ("adapter_model.safetensors" if run.adapts else "model.safetensors")
     if run.adapts:
-        load_adapter_weights(run.embedder, read_tensors(weights), source=str(weights))
+        load_adapter_weights(run.embedder, read_tensors(weights) | read_dense(stage), source=str(weights))
     else:
         load_adapter_weights(run.embedder, adapter_state(load_embedder(stage)), source=str(weights))

@@ -11,7 +11,7 @@ from merging.engine import Complete, merge_checkpoints
 
 @dataclass(frozen=True, kw_only=True)
 class RunMerge:
-    """One merge of a run's checkpoints. ``of``: all stages, or the base and the last stage."""
+    """One merge of a run's checkpoints. ``of``: all stages, the ends (base and last stage), or the last stage alone."""
 
     of: str
     method: str
@@ -40,6 +40,9 @@ RUN_MERGES: Mapping[str, RunMerge] = MappingProxyType(
             t=0.5,
             note="half-way along the line from the base to the last stage: the control of slerp",
         ),
+        "last": RunMerge(
+            of="last", method="passthrough", family="lora", note="the last stage folded into its base, a whole folder"
+        ),
     }
 )
 
@@ -49,14 +52,14 @@ def merge_run(
 ) -> dict[str, Any] | None:
     """Carry out one of RUN_MERGES into ``output``; None where there are too few stages for it.
 
-    ``complete`` may change the tokenizer and the like in the folder, as in ``merge_checkpoints``.
+    ``complete`` may change what surrounds the weights, as in ``merge_checkpoints``.
 
     Returns:
         The content of merge.json.
     """
     row = RUN_MERGES[name]
-    inputs = list(stages) if row.of == "stages" else [base, stages[-1]]
-    if len(inputs) < 2:
+    inputs = {"stages": list(stages), "ends": [base, stages[-1]], "last": [stages[-1]]}[row.of]
+    if len(inputs) < 2 and row.of != "last":
         return None
     return merge_checkpoints(inputs, output, method=row.method, base=base, t=row.t, overwrite=True, complete=complete)
 
@@ -64,6 +67,8 @@ def merge_run(
 def note_of(name: str, report: Mapping[str, Any]) -> str:
     """What the merge did, with the figures that show when an arc did nothing: for the row of the report."""
     row, summary = RUN_MERGES[name], report["summary"]
+    if row.of == "last":
+        return row.note
     parts = [row.note]
     if summary["mean_angle_degrees"] is not None:
         parts.append(f"mean angle {summary['mean_angle_degrees']:.1f} degrees")

@@ -14,8 +14,8 @@ from lightning_app.config import MergeConfig
 from lightning_app.plan_text import plan_text
 from lightning_app.sizes import bytes_of
 from merging.methods import find_method
+from models.backbones import lookup_backbone
 from storage.hashing import FileHashes
-from storage.json_file import read_json
 from storage.lock import folder_lock
 from storage.manifest import weight_files
 
@@ -59,8 +59,12 @@ def _carry_out(
     config: MergeConfig, arguments: dict[str, Any], resources: dict[str, Any], hashes: FileHashes
 ) -> dict[str, Any]:
     """Call what the flags ask for."""
+    from lightning_app.completing import completing
     from lightning_app.merge_progress import showing_bytes, showing_tensors
 
+    first = config.base or next(iter(config.inputs), "")
+    row = None if Path(first).exists() else lookup_backbone(first)
+    complete = completing(row=row, layout=config.layout)
     if config.search is not None:
         from lightning_app.searching import search_merge
 
@@ -77,7 +81,7 @@ def _carry_out(
             offline=config.offline,
             merge=arguments,
             write=resources,
-            complete=complete_tokenizer,
+            complete=complete,
         )
     if config.adapter:
         from merging.lora_space import merge_adapters
@@ -97,7 +101,7 @@ def _carry_out(
                 locate=lambda name, revision: _located(name, config, revision),
                 compat=config.compat,
                 progress=progress,
-                complete=complete_tokenizer,
+                complete=complete,
                 **resources,
             )
         from merging.engine import merge_checkpoints
@@ -105,7 +109,7 @@ def _carry_out(
         return merge_checkpoints(
             output=config.output,
             progress=progress,
-            complete=complete_tokenizer,
+            complete=complete,
             hashes=hashes,
             **arguments,
             **resources,
@@ -200,7 +204,7 @@ def _refuse_contradictions(config: MergeConfig) -> None:
     if config.rank is not None and not config.adapter:
         raise ValueError("--rank: expected --adapter beside it, got no --adapter; add it or leave --rank out")
     if config.adapter:
-        beside = sorted(changed & {*NOT_FOR_ADAPTERS, "memory", "threads", "shard_size", "device"})
+        beside = sorted(changed & {*NOT_FOR_ADAPTERS, "memory", "threads", "shard_size", "device", "layout"})
         _refuse_beside(config, "--adapter", beside, "a merge of whole models for it")
     if config.adapter and config.search is not None:
         raise ValueError(
@@ -213,7 +217,7 @@ def _refuse_contradictions(config: MergeConfig) -> None:
 
 
 BESIDE_RECIPE = {
-    *("recipe", "output", "compat", "memory", "shard_size", "threads", "device"),
+    *("recipe", "output", "compat", "layout", "memory", "shard_size", "threads", "device"),
     *("plan", "overwrite", "offline", "cache", "config", "json"),
 }
 ONLY_WITH_SEARCH = {"retention", "evaluations", "strategy"}
@@ -272,21 +276,6 @@ def _files(folders: list[Path]) -> list[Path]:
     """Weight files to hash, as the engine will ask for them."""
     files = [path for folder in folders for path in ([folder] if folder.is_file() else weight_files(folder).values())]
     return [path.resolve() for path in files]
-
-
-def complete_tokenizer(folder: Path) -> None:
-    """Where the last token is the embedding, load and save the model's tokenizer, which adds the end token it asks for.
-
-    transformers 5 ignores ``add_eos_token``; only such a model costs the import of a model class.
-    """
-    pooling, settings = folder / "1_Pooling" / "config.json", folder / "tokenizer_config.json"
-    if not pooling.is_file() or not settings.is_file() or not read_json(settings).get("add_eos_token"):
-        return
-    told = read_json(pooling)
-    if told.get("pooling_mode_lasttoken") or told.get("pooling_mode") == "lasttoken":
-        from models.end_token import complete_tokenizer as complete
-
-        complete(folder)
 
 
 def _located(name: str, config: MergeConfig, revision: str | None = None) -> Path:

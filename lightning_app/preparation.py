@@ -1,5 +1,6 @@
 """Before a run writes anything: the model loaded, the adapter on it, and the proof that both fit the texts."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,19 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from data.suites import Suite, broad_suite, held_out_suite, large_suite, matched_suite, paper_suite
+from lightning_app.adapted_names import adapted_names
 from lightning_app.config import TrainConfig
+from lightning_app.loading import loading_options, pinned
+from lightning_app.memory_warning import warn_of_memory
+from lightning_app.run_memory import computes_on_gpu
 from lightning_app.stages import RunData, StageData
 from models.adapter import find_adapter
-from models.backbones import lookup_backbone
+from models.backbones import Backbone, lookup_backbone
+from models.checkpointing import checkpoint_blocks
 from models.embedder import base_folder, check_lengths, encode, load_embedder
 from models.lora import add_lora
 from models.losses import supervised_contrastive_loss
+from models.origin import row_of
 from models.preflight import preflight
 
 
@@ -44,11 +51,30 @@ class Run:
 
 def prepare(config: TrainConfig, data: RunData) -> Run:
     """Load the model, put the adapter on, and prove that it can be trained on these texts; writes nothing."""
+    _check_adapting(config)
     torch.manual_seed(config.seed)
-    row = lookup_backbone(config.backbone)
+    name, revision = pinned(config.backbone)
+    row = lookup_backbone(name)
     scratch = row is not None and row.from_scratch
-    base = None if scratch else base_folder(config.backbone, cache=config.cache, offline=config.offline)
-    embedder = load_embedder(config.backbone, cache=config.cache, offline=config.offline, seed=config.seed)
+    base = None
+    if not scratch:
+        base = base_folder(
+            name,
+            revision=revision,
+            cache=config.cache,
+            offline=config.offline,
+            pickled_weights=config.pickled_weights,
+            code=config.trust_remote_code,
+        )
+        row = row or row_of(base)
+        warn_of_memory(config, data, folder=base, row=row)
+    accelerated = computes_on_gpu(config)
+    device = torch.device("cuda" if accelerated else "cpu")
+    # Weights in few bits are made on the device that computes with them.
+    place = torch.device("cpu")
+    if accelerated and config.lora.quantization != "none":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    embedder = load_embedder(name, device=place, **loading_options(config))
     suites = {"large": large_suite(), "held-out": held_out_suite(), "matched": matched_suite()}
     if config.data is not None:
         suites = {} if data.reported is None else {"data": data.reported}
@@ -57,31 +83,56 @@ def prepare(config: TrainConfig, data: RunData) -> Run:
     for stage in data.stages:
         check_lengths(embedder, stage.data.texts, source=config.data or f"stage {stage.name}")
     if scratch:
+        if config.lora.use_dora or config.lora.use_rslora or config.lora.dense == "train":
+            raise ValueError(
+                f"--backbone {config.backbone}: expected --lora.use-dora, --lora.use-rslora and --lora.dense to be left "
+                "alone, as all its weights are trained without an adapter; drop them"
+            )
         embedder.requires_grad_(True)
     else:
-        targets = config.lora.targets or (row.lora_targets if row is not None else ()) or None
-        add_lora(
-            embedder,
-            r=config.lora.r,
-            alpha=config.lora.alpha,
-            dropout=config.lora.dropout,
-            targets=targets,
-            adapt_top=config.adapt_top,
-            seed=config.seed,
-        )
-    name = embedder.default_prompt_name
-    accelerated = torch.cuda.is_available() and config.accelerator in ("auto", "gpu", "cuda")
+        _adapt(embedder, config, row)
+    if config.gradient_checkpointing:
+        checkpoint_blocks(embedder)
+    prompt = embedder.default_prompt_name
     run = Run(
         config=config,
         data=data,
         embedder=embedder,
         base=base,
         suites=suites,
-        device=torch.device("cuda" if accelerated else "cpu"),
-        prompt=None if name is None else embedder.prompts[name],
+        device=device,
+        prompt=None if prompt is None else embedder.prompts[prompt],
     )
     _preflight(run, data.stages[0])
     return run
+
+
+def _check_adapting(config: TrainConfig) -> None:
+    """What no merge could carry is refused before anything is loaded."""
+    if config.lora.dense == "train" and config.merges:
+        raise ValueError(
+            "--lora.dense train: expected no merges, which read adapters, and these hold no Dense modules, got "
+            f"{' '.join(config.merges)}; give --merges without a name, or leave --lora.dense at freeze"
+        )
+
+
+def _adapt(embedder: SentenceTransformer, config: TrainConfig, row: Backbone | None) -> None:
+    """LoRA as asked for; targets and experts are those of the backbone's row unless they are named."""
+    lora = config.lora
+    targets, experts = adapted_names(lora, row)
+    add_lora(
+        embedder,
+        r=lora.r,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=targets,
+        adapt_top=config.adapt_top,
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
+        expert_parameters=experts,
+        dense=lora.dense,
+        seed=config.seed,
+    )
 
 
 def _preflight(run: Run, stage: StageData) -> None:

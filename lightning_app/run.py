@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,12 @@ from callbacks.geometry_retention import GeometryRetention
 from callbacks.projection_plot import ProjectionPlot
 from data.suites import broad_suite, paper_suite
 from evaluation.suite_report import Effort
+from lightning_app.cards import merge_sections, obstacle_of, stage_card
+from lightning_app.completing import completing
 from lightning_app.config import TrainConfig
 from lightning_app.cross_fitting import cross_fit
 from lightning_app.fitting import fit_stage, load_stage
+from lightning_app.loading import pinned
 from lightning_app.measurement import Measured, Measures, measure
 from lightning_app.merges import RUN_MERGES, merge_run, note_of
 from lightning_app.preparation import Run, prepare
@@ -28,8 +30,10 @@ from lightning_app.run_folder import check_folder, environment, make_folder
 from lightning_app.stages import StageData, read_run_data
 from lightning_app.train_plan import plan_run
 from models.adapter import adapter_state
-from models.embedder import count_tokens, load_embedder, reads_last_token
-from models.export import save_embedder, save_tokenizer
+from models.backbones import lookup_backbone
+from models.card import extend_card, licence_of
+from models.embedder import count_tokens, load_embedder
+from models.export import save_embedder
 from storage.atomic import building_folder
 from storage.json_file import read_json, write_json
 from storage.lock import folder_lock
@@ -53,7 +57,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     folder = Path(config.output)
     chief = getattr(rank_zero_only, "rank", 0) == 0
     with folder_lock(folder) if chief else nullcontext():
-        going_on = chief and check_folder(folder, config.to_dict(), resume=config.resume, overwrite=config.overwrite)
+        going_on = chief and check_folder(folder, config, resume=config.resume, overwrite=config.overwrite)
+        _announce_licence(config)
         run = prepare(config, read_run_data(config))
         if chief and not going_on:
             make_folder(folder, config.to_dict())
@@ -84,12 +89,14 @@ def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
             measured.append(_measure(run, name=stage.name, family=family, base=measured[0]))
     if before is not None:
         unseen = cross_fit(run, folder, before, chief=chief)
-        measured += [] if unseen is None else [Measured(row=unseen, embeddings={})]
+        if unseen is not None:
+            about = _precision_note(run, trained=True)
+            measured.append(Measured(row=unseen | ({} if about is None else {"note": about}), embeddings={}))
     if not chief:
         return {"output": str(folder)}
     run.embedder.to("cpu")  # one large model at a time on the device
-    complete = partial(save_tokenizer, run.embedder) if reads_last_token(run.embedder) else None
-    for name in dict.fromkeys(run.config.merges):
+    complete = completing(row=lookup_backbone(pinned(run.config.backbone)[0]), bidirectional=run.config.bidirectional)
+    for name in dict.fromkeys((*run.config.merges, *_needed(run))):
         report = merge_run(name, base=base, stages=stages, output=folder / "merged" / name, complete=complete)
         if report is None:
             announce(f"merge {name}: left out, it needs two stages")
@@ -97,7 +104,24 @@ def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
         merged = load_embedder(folder / "merged" / name)
         row, note = RUN_MERGES[name], note_of(name, report)
         measured.append(_measure(run, name=name, family=row.family, base=measured[0], embedder=merged, note=note))
+        extend_card(folder / "merged" / name, merge_sections(run, measured[-1].row))
     return _report(run, folder, measured, stages, seconds=time.monotonic() - began)
+
+
+def _needed(run: Run) -> list[str]:
+    """The whole folder that a run leaves where plain PEFT cannot load its adapters; trained Dense modules are in no merge."""
+    obstacle = obstacle_of(run)
+    if obstacle is None or run.config.lora.dense == "train":
+        return []
+    announce(f"merge last: added, because plain PEFT cannot load the adapters: {obstacle}")
+    return ["last"]
+
+
+def _announce_licence(config: TrainConfig) -> None:
+    """One line where the base comes with terms that bind what is made of it."""
+    row = lookup_backbone(pinned(config.backbone)[0])
+    if row is not None and (licence := licence_of(None, row)).restricted:
+        announce(f"{row.name}: {licence.text}")
 
 
 def _measure(
@@ -119,8 +143,17 @@ def _measure(
         measures=_measures(run),
         base=base,
         count_tokens=lambda texts: count_tokens(embedder or run.embedder, texts),
-        note=note,
+        note="; ".join(filter(None, (note, _precision_note(run, trained=embedder is None)))) or None,
     )
+
+
+def _precision_note(run: Run, *, trained: bool) -> str | None:
+    """On which base a row was measured, where the run's is in few bits."""
+    if (kind := run.config.lora.quantization) == "none":
+        return None
+    if trained:
+        return f"measured on the base in {kind}"
+    return f"measured on the base as it is stored, retention against the base in {kind}"
 
 
 def _measures(run: Run) -> Measures:
@@ -141,7 +174,10 @@ def _write_base(run: Run, folder: Path, measured: Measured) -> Path:
         return run.base or target
     about: dict[str, Any] = {"stage": "0-base", "backbone": run.config.backbone, "seed": run.config.seed}
     if run.base is None:
-        return save_embedder(run.embedder, target, extra_manifest=about, json_files={"metrics.json": measured.row})
+        card = stage_card(run, "0-base", row=measured.row)
+        return save_embedder(
+            run.embedder, target, extra_manifest=about, json_files={"metrics.json": measured.row}, card=card
+        )
     with building_folder(target) as building:
         write_json(building / "metrics.json", measured.row)
         write_manifest(building, **about)

@@ -4,10 +4,12 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
+from lightning_app.config import Plain
 from storage.atomic import refuse_existing
 from storage.json_file import read_json, write_json
 
@@ -16,8 +18,10 @@ NOT_COMPARED = ("resume", "overwrite", "plan", "config", "json", "output", "offl
 PACKAGES = ("lightning", "torch", "transformers", "peft", "sentence-transformers", "scikit-learn", "safetensors")
 
 
-def check_folder(path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool) -> bool:
+def check_folder(path: Path, config: Plain, *, resume: bool, overwrite: bool) -> bool:
     """Whether an earlier output is there to go on with; changes nothing.
+
+    An output that is older than a setting was made with that setting's default.
 
     Raises:
         ValueError: it exists and neither flag is given, both are, or it was made with other settings (named).
@@ -53,13 +57,14 @@ def _is_ours(path: Path) -> bool:
     return file.is_file() and isinstance(found := read_json(file), Mapping) and {"output", "overwrite"} <= found.keys()
 
 
-def _check_same(path: Path, config: Mapping[str, Any]) -> None:
+def _check_same(path: Path, config: Plain) -> None:
     """A resumed run has the settings it began with."""
     if not _is_ours(path):
         raise ValueError(
             f"--resume {path}: expected an earlier run (config.json), got a folder without; choose another --output"
         )
-    before, now = _flat(read_json(path / "config.json")), _flat(config)
+    before = _flat(_with_defaults(type(config), read_json(path / "config.json")))
+    now = _flat(config.to_dict())
     different = sorted(
         key
         for key in before.keys() | now.keys()
@@ -70,6 +75,28 @@ def _check_same(path: Path, config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"--resume {path}: expected the settings of the run, got others ({shown}); use them, or another --output"
         )
+
+
+def _with_defaults(kind: Any, content: Any) -> Any:
+    """The plain values of a configuration, completed where it is silent, in nested configurations and lists of them too."""
+    if is_dataclass(kind) and isinstance(content, Mapping):
+        hints, known = get_type_hints(kind), {field.name: field for field in fields(kind)}
+        told = {key: _with_defaults(hints.get(key), value) for key, value in content.items()}
+        return {key: default for key, field in known.items() if (default := _default(field)) is not MISSING} | told
+    if get_origin(kind) is tuple and isinstance(content, list):
+        return [_with_defaults(get_args(kind)[0], item) for item in content]
+    return content
+
+
+def _default(field: Field[Any]) -> Any:
+    """The default of a field in plain values, or MISSING."""
+    return _plain(field.default if field.default_factory is MISSING else field.default_factory())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:

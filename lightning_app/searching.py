@@ -11,10 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lightning_app.scoring import make_scorer
 from lightning_app.search_record import SearchRecord, entry_of, show_front, write_files
+from merging.card import CardNotes
 from merging.engine import Complete, merge_checkpoints
 from merging.front import Candidate, choose, meets, rank
 from merging.measured import Measured
 from merging.methods import find_method
+from merging.plan import MergePlan
 from merging.request import Input, PathLike
 from merging.search import Strategy, Watch, refuse_search, search
 from storage.atomic import refuse_existing
@@ -115,10 +117,10 @@ def search_merge(
     show_front(record)
     chosen = choose(candidates, retention)
 
-    def add_files(folder: Path) -> None:
-        if complete is not None:
-            complete(folder)
+    def add_files(folder: Path, plan: MergePlan) -> CardNotes | None:
+        notes = complete(folder, plan) if complete is not None else None
         write_files(record, folder)
+        return notes
 
     return merge_checkpoints(
         inputs,

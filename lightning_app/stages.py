@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from data.datamodule import TrainingTexts
 from data.families import families_of, find_family
 from data.folds import paper_folds
 from data.labelled_text import (
@@ -17,6 +16,7 @@ from data.labelled_text import (
 )
 from data.sequences import windows
 from data.suites import SUITES, Suite, selection_suite
+from data.training_texts import TrainingTexts
 from lightning_app.config import StageConfig, TrainConfig
 
 FAMILY_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(

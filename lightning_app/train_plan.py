@@ -4,53 +4,59 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from data.folds import paper_folds
 from data.sampler import LabelBatchSampler
 from lightning_app.config import TrainConfig
+from lightning_app.loading import pinned
 from lightning_app.merges import RUN_MERGES
+from lightning_app.plan_tokenizer import plan_tokenizer, prompt_of
+from lightning_app.run_memory import run_memory, run_sizes
 from lightning_app.stages import StageData, read_run_data
 from lightning_app.train_plan_text import train_plan_text
 from merging.companions import companion_files
 from models.backbones import Backbone, lookup_backbone
-from models.end_token import append_eos
 from models.locate import UnreachableModel, base_folder
-from models.sizes import ModelSizes, model_sizes, training_memory, transformer_folder
-from models.tiny_llm import build_tiny_tokenizer
-from storage.json_file import read_json
+from models.origin import row_of
+from models.sizes import ModelSizes
+from models.training_memory import CAST_TO
 from storage.manifest import weight_files
 
 BATCHES = 200
 """Batches of the first epoch whose tokens are counted; more are as many times their mean."""
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "tokenizer.model", "spiece.model")
+ROUGH_BYTES = {"none": 2.0, "nf4": 0.52, "fp4": 0.57, "int8": 1.0}
+"""A weight of a model that is not here, with its scales."""
 
 
 def plan_run(config: TrainConfig) -> dict[str, Any]:
     """Describe the run that ``config`` asks for, and print it (unless ``--json`` does); writes nothing, fetches nothing.
 
     The model is counted by its config.json, the tokens by its tokenizer in the run's own batches. A name of BACKBONES whose files
-    are not on this machine gets a rough plan by its row: the billions of the table, two bytes a weight, no tokens.
+    are not on this machine gets a rough plan by its row: the billions of the table, two bytes a weight (in few bits: 0.5 to 1),
+    no tokens. ``--pickled-weights`` may leave the safetensors copy that the run would make in the cache.
 
     Returns:
-        ``backbone, folder, rough, parameters, dtype, trainable, trainable_share, adapted, precision, devices, stages, steps,
-        tokens, memory`` (bytes a device, see `training_memory`), ``disk`` (bytes), ``notes``; None for what is not known.
+        ``backbone, folder, rough, parameters, dtype, quantization, trainable, trainable_share, adapted, precision, devices,
+        strategy, gradient_checkpointing, stages, steps, tokens, memory`` (bytes a device, see `run_memory`), ``disk`` (bytes),
+        ``notes``; None for what is not known.
 
     Raises:
         ValueError: what a run refuses of its data and settings too; a hub id without a row that is not on this machine.
     """
     data = read_run_data(config)
-    row = lookup_backbone(config.backbone)
-    folder, rough = _located(config, row)
-    tokenizer = None if rough else _tokenizer(folder, row)
+    folder, row = _located(config)
+    rough = folder is None and row is not None and not row.from_scratch
+    tokenizer = None if rough else plan_tokenizer(folder, row)
     stages = [*data.stages, *_folds(config, data.stages[-1])]
-    planned = [_stage_plan(each, config, tokenizer, _prompt(folder)) for each in stages]
+    planned = [_stage_plan(each, config, tokenizer, prompt_of(folder)) for each in stages]
     described: dict[str, Any] = {
         "backbone": config.backbone,
         "folder": None if folder is None else str(folder),
         "rough": rough,
+        "quantization": config.lora.quantization,
         "precision": config.precision,
         "devices": config.devices,
+        "strategy": "one device" if config.devices == 1 else "fsdp" if config.strategy == "fsdp" else "ddp",
+        "gradient_checkpointing": config.gradient_checkpointing,
         "stages": planned,
         "steps": sum(each["steps"] for each in planned),
         "tokens": None if tokenizer is None else sum(each["tokens"] for each in planned),
@@ -59,64 +65,37 @@ def plan_run(config: TrainConfig) -> dict[str, Any]:
         assert row is not None, "only a row gives a rough plan"
         described |= _rough(config, row, stages=len(data.stages))
     else:
-        targets = config.lora.targets or (row.lora_targets if row is not None else ()) or None
-        sizes = model_sizes(folder, row=row, r=config.lora.r, targets=targets, adapt_top=config.adapt_top)
-        described |= _counted(config, sizes, planned, folder, stages=len(data.stages))
+        described |= _counted(config, run_sizes(config, folder, row), planned, folder, stages=len(data.stages))
     described["notes"] = _notes(described, config, tokenizer)
     if not config.json:
         print(train_plan_text(described))
     return described
 
 
-def _located(config: TrainConfig, row: Backbone | None) -> tuple[Path | None, bool]:
-    """The model's folder (None: drawn from its seed, or not here), and whether it has to be planned by its row."""
+def _located(config: TrainConfig) -> tuple[Path | None, Backbone | None]:
+    """The model's folder (None: drawn from its seed, or to be planned by its row alone), and its row."""
+    name, revision = pinned(config.backbone)
+    row = lookup_backbone(name)
     if row is not None and row.from_scratch:
-        return None, False
+        return None, row
     try:
-        return base_folder(config.backbone, cache=config.cache, offline=True), False
+        folder = base_folder(
+            name,
+            revision=revision,
+            cache=config.cache,
+            offline=True,
+            pickled_weights=config.pickled_weights,
+            code=config.trust_remote_code,
+            verify=False,
+        )
+        return folder, row or row_of(folder)
     except UnreachableModel as error:
         if row is not None:
-            return None, True
+            return None, row
         raise UnreachableModel(
             f"--plan: expected a model on this machine or a name of BACKBONES, got {config.backbone}, which is not in the cache; "
             "give a local folder or a filled --cache, or leave --plan out to fetch it"
         ) from error
-
-
-def _tokenizer(folder: Path | None, row: Backbone | None) -> Any:
-    """The model's tokenizer as a run has it; None where its folder has none."""
-    if folder is None:
-        return build_tiny_tokenizer()
-    here = transformer_folder(folder)
-    if not any((here / name).is_file() for name in TOKENIZERS):
-        return None
-    tokenizer = AutoTokenizer.from_pretrained(str(here), local_files_only=True, trust_remote_code=False)
-    limits = [tokenizer.model_max_length, read_json(here / "config.json").get("max_position_embeddings")]
-    told = here / "sentence_bert_config.json"
-    limits.append(read_json(told).get("max_seq_length") if told.is_file() else None)
-    tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
-    settings = here / "tokenizer_config.json"
-    asks = settings.is_file() and bool(read_json(settings).get("add_eos_token"))
-    if (asks or (row is not None and row.needs_eos)) and _reads_last_token(folder, row):
-        append_eos(tokenizer, source=str(folder))
-    return tokenizer
-
-
-def _reads_last_token(folder: Path, row: Backbone | None) -> bool:
-    if not (folder / "modules.json").is_file():
-        return row is not None and row.pooling == "lasttoken"
-    pools = [module["path"] for module in read_json(folder / "modules.json") if module["type"].endswith(".Pooling")]
-    told = [read_json(folder / path / "config.json") for path in pools]
-    return any(each.get("pooling_mode_lasttoken") or "lasttoken" in str(each.get("pooling_mode")) for each in told)
-
-
-def _prompt(folder: Path | None) -> str:
-    """What a bare ``encode()`` puts before a text."""
-    file = None if folder is None else folder / "config_sentence_transformers.json"
-    if file is None or not file.is_file():
-        return ""
-    told = read_json(file)
-    return str(told.get("prompts", {}).get(told.get("default_prompt_name")) or "")
 
 
 def _folds(config: TrainConfig, last: StageData) -> list[StageData]:
@@ -181,16 +160,12 @@ def _counted(
     config: TrainConfig, sizes: ModelSizes, planned: Sequence[Mapping[str, Any]], folder: Path | None, *, stages: int
 ) -> dict[str, Any]:
     """What config.json and the folder's files tell."""
-    shapes = [(each["classes"] * each["texts_per_class"] // config.devices, each["longest"] or 0) for each in planned]
-    memories = [
-        training_memory(sizes, texts=texts, tokens=tokens, precision=config.precision, devices=config.devices)
-        for texts, tokens in shapes
-    ]
-    largest = max(memories, key=lambda each: each["peak"])
-    memory: dict[str, int | None] = dict(largest)
+    batches = [(each["classes"] * each["texts_per_class"] // config.devices, each["longest"] or 0) for each in planned]
+    counted = run_memory(config, sizes, batches)
+    memory: dict[str, int | None] = dict(counted)
     if planned[0]["longest"] is None:
         memory |= {"activations": None, "peak": None}
-    trained = memories[0]["gradients"]
+    trained = sizes.trainable * CAST_TO.get(config.precision, 4)
     adapter = trained + sizes.header_bytes
     whole = adapter if folder is None else _folder_bytes(folder)
     adapts = sizes.adapted > 0
@@ -198,7 +173,8 @@ def _counted(
         "parameters": sizes.parameters,
         "dtype": str(sizes.dtype).removeprefix("torch."),
         "trainable": sizes.trainable,
-        "trainable_share": sizes.trainable / (sizes.parameters + (sizes.trainable if adapts else 0)),
+        "trainable_share": sizes.trainable
+        / (sizes.parameters + (sizes.trainable - sizes.trained_dense if adapts else 0)),
         "adapted": sizes.adapted,
         "memory": memory,
         "disk": _disk(
@@ -217,14 +193,18 @@ def _rough(config: TrainConfig, row: Backbone, *, stages: int) -> dict[str, Any]
     """What a row of BACKBONES tells: weights as they are usually stored, in two bytes."""
     parameters = round(row.parameters_b * 1e9)
     disk = _disk(config, base=0, stage=0, merged=2 * parameters, resume=0, stages=stages, fits=stages)
-    unknown = ("adapter", "gradients", "optimizer", "buckets", "activations", "stage_end", "peak")
+    unknown = ("adapter", "gradients", "optimizer", "buckets", "gathered", "activations", "stage_end", "merged", "peak")
+    bytes_each = {"float32": 4.0}.get(config.dtype or "", ROUGH_BYTES["none"])
+    if config.lora.quantization != "none":
+        bytes_each = ROUGH_BYTES[config.lora.quantization]
+    shards = config.devices if config.strategy == "fsdp" else 1
     return {
         "parameters": parameters,
         "dtype": None,
         "trainable": None,
         "trainable_share": None,
         "adapted": None,
-        "memory": {"weights": 2 * parameters, **dict.fromkeys(unknown)},
+        "memory": {"weights": round(parameters * bytes_each / shards), **dict.fromkeys(unknown)},
         "disk": disk | {"stages": None, "resume": None, "total": None},
     }
 
@@ -233,7 +213,7 @@ def _disk(
     config: TrainConfig, *, base: int, stage: int, merged: int, resume: int, stages: int, fits: int
 ) -> dict[str, Any]:
     """Bytes of a run's folder; the trained weights, AdamW's two averages and the best epoch's weights stay for ``--resume``."""
-    merges = {name: merged for name in dict.fromkeys(config.merges) if RUN_MERGES[name].of == "ends" or stages > 1}
+    merges = {name: merged for name in dict.fromkeys(config.merges) if RUN_MERGES[name].of != "stages" or stages > 1}
     total = base + fits * (stage + resume) + sum(merges.values())
     return {"base": base, "stages": fits * stage, "resume": fits * resume, "merges": merges, "total": total}
 
@@ -247,7 +227,9 @@ def _folder_bytes(folder: Path) -> int:
 def _notes(plan: Mapping[str, Any], config: TrainConfig, tokenizer: Any) -> list[str]:
     notes = []
     if plan["rough"]:
-        notes.append("rough: the model is not on this machine; by its row of BACKBONES, at two bytes a weight")
+        notes.append(
+            "rough: the model is not on this machine; by its row of BACKBONES, every weight in the same precision"
+        )
     elif tokenizer is None:
         notes.append(
             "no tokenizer in the folder: tokens, padding and activations are unknown, and a run will refuse it"
@@ -262,6 +244,12 @@ def _notes(plan: Mapping[str, Any], config: TrainConfig, tokenizer: Any) -> list
     if plan["tokens"] is not None:
         notes.append("tokens: by the batches of the first epoch; a stage ends earlier when its silhouette stops rising")
     notes.append("disk: weights and their companions; reports, curves and pictures come on top")
-    if config.devices > 1:
+    if config.merges and config.lora.quantization != "none":
+        notes.append("merges take the base as it is stored, and are measured so: the base whole and in full precision")
+    if plan["strategy"] == "fsdp":
+        notes.append(
+            "every device holds its share of the model; base, stages and merges are measured whole, on the first"
+        )
+    elif config.devices > 1:
         notes.append("every device holds the whole model")
     return notes

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_app.plan_text import size_text
 
-COUNTED = ("weights", "adapter", "gradients", "optimizer", "buckets")
+COUNTED = ("weights", "adapter", "gradients", "optimizer", "buckets", "gathered")
 
 
 def train_plan_text(plan: Mapping[str, Any]) -> str:
@@ -29,8 +29,8 @@ def train_plan_text(plan: Mapping[str, Any]) -> str:
         f"train    {trained}" + (f"; LoRA on {plan['adapted']} layers" if plan["adapted"] else ""),
         *(_stage_line(each) for each in plan["stages"]),
         f"steps    at most {plan['steps']:,}" + ("" if plan["tokens"] is None else f"; {plan['tokens']:,} tokens"),
-        f"memory   {plan['precision']} on {_devices(plan['devices'])}: {about}{held}",
-        f"peak     {_about(memory['peak'])} (activations {_about(memory['activations'])})",
+        f"memory   {_how(plan)}: {about}{held}",
+        f"peak     {_about(memory['peak'])} (activations {_about(memory['activations'])}, {_ends(memory)})",
         f"disk     {'unknown' if disk['total'] is None else size_text(disk['total'])}: {', '.join(kept) or 'no weights'}",
         *(f"note     {note}" for note in plan["notes"]),
         "Nothing was started, nothing was written.",
@@ -44,6 +44,19 @@ def _stage_line(stage: Mapping[str, Any]) -> str:
         f"stage    {stage['name']}: {stage['texts']:,} texts of {stage['labels']} labels, {stage['epochs']} x "
         f"{stage['steps_per_epoch']} steps of {stage['classes']} x {stage['texts_per_class']}{tokens}"
     )
+
+
+def _how(plan: Mapping[str, Any]) -> str:
+    """Precision, what saves memory, and on how many devices."""
+    parts = [plan["precision"]]
+    parts += [] if plan["quantization"] == "none" else [f"the frozen base in {plan['quantization']}"]
+    parts += ["gradient checkpointing"] if plan["gradient_checkpointing"] else []
+    spread = ", its weights spread over them (fsdp)" if plan["strategy"] == "fsdp" else ""
+    return f"{', '.join(parts)} on {_devices(plan['devices'])}{spread}"
+
+
+def _ends(memory: Mapping[str, Any]) -> str:
+    return f"end of a stage {_about(memory['stage_end'])}, measuring a merge {_about(memory['merged'])}"
 
 
 def _devices(count: int) -> str:

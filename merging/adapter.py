@@ -70,7 +70,7 @@ def _changes(adapter: Adapter) -> Iterator[tuple[str, Change]]:
     for name, source in adapter.whole.items():
         yield name, Replacement(source)
     for module, factors in adapter.factors.items():
-        yield f"{module}.weight", Update(factors)
+        yield adapter.weight_of(module), Update(factors)
         if factors.bias is not None:
             yield f"{module}.bias", Shift(factors.bias, factors.scale)
 

@@ -23,7 +23,7 @@ WEIGHTS = "adapter_model.safetensors"
 Bias = Literal["none", "all", "lora_only"]
 
 UNSUPPORTED = (
-    *("layer_replication", "target_parameters", "trainable_token_indices", "use_qalora", "alora_invocation_tokens"),
+    *("layer_replication", "trainable_token_indices", "use_qalora", "alora_invocation_tokens"),
     *("megatron_config", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config"),
 )
 """Fields that change what an adapter means; any set value is refused."""
@@ -55,6 +55,8 @@ class AdapterConfig:
     """``fan_in_fan_out``: the base stores its weights as (in, out), as GPT-2 does."""
     whole: tuple[str, ...]
     """``modules_to_save``: endings of the names of modules that were trained whole."""
+    parameters: tuple[str, ...]
+    """``target_parameters``: full names of adapted tensors that are no module's ``weight``, such as those of experts."""
     fields: Mapping[str, Any]
     """The file as it is."""
 
@@ -108,6 +110,7 @@ def read_adapter_config(folder: str | os.PathLike[str]) -> AdapterConfig:
         lora_bias=bool(fields.get("lora_bias")),
         transposed=bool(fields.get("fan_in_fan_out")),
         whole=tuple(fields.get("modules_to_save") or ()),
+        parameters=tuple(fields.get("target_parameters") or ()),
         fields=fields,
     )
 
@@ -128,9 +131,10 @@ def _refuse_unsupported(fields: Mapping[str, Any], file: Path) -> None:
     for field in ("rank_pattern", "alpha_pattern"):
         if not isinstance(fields.get(field) or {}, dict):
             raise ValueError(f"{file}: expected an object {field}, got {fields[field]!r}; correct it")
-    saved = fields.get("modules_to_save") or []
-    if not isinstance(saved, list) or not all(isinstance(name, str) and name for name in saved):
-        raise ValueError(f"{file}: expected a list of names in modules_to_save, got {saved!r}; correct it")
+    for field in ("modules_to_save", "target_parameters"):
+        names = fields.get(field) or []
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"{file}: expected a list of names in {field}, got {names!r}; correct it")
 
 
 def _by_pattern(pattern: Mapping[str, Any], module: str, default: Any) -> Any:

@@ -25,6 +25,8 @@ from storage.tensor_file import read_header
 
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_[AB]\.weight|lora_B\.bias|lora_magnitude_vector(?:\.weight)?)")
+WRAPPED_ORDERS = (("w1", "w2"),)
+"""Parameters of one module in the order in which their class defines them, and PEFT wraps them: Nomic's experts."""
 COPY = re.compile(r"\.modules_to_save\.[^.]+(?=\.)")
 """PEFT's wrapper around a module saved whole; trained biases of such a module are saved under this name too."""
 
@@ -63,7 +65,7 @@ class Adapter:
     """As the user gave it."""
     config: AdapterConfig
     factors: dict[str, Factors]
-    """By module, in file order; as stored in the base where it stores weights as (in, out)."""
+    """By module, in file order; as stored in the base where it stores weights as (in, out). Target parameters by their name."""
     whole: dict[str, StoredTensor] = field(default_factory=dict)
     """Tensors that take the place of the base's, by name."""
 
@@ -71,11 +73,15 @@ class Adapter:
     def file(self) -> Path:
         return Path(self.path) / WEIGHTS
 
+    def weight_of(self, module: str) -> str:
+        """Name of the tensor that the factors of ``module`` change."""
+        return module if module in self.config.parameters else f"{module}.weight"
+
     @property
     def tensor_names(self) -> list[str]:
         """Names of the base's tensors that the adapter changes or needs."""
         biases = [f"{module}.bias" for module, factors in self.factors.items() if factors.bias is not None]
-        return list(dict.fromkeys([*(f"{module}.weight" for module in self.factors), *biases, *self.whole]))
+        return list(dict.fromkeys([*(self.weight_of(module) for module in self.factors), *biases, *self.whole]))
 
 
 def read_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -99,12 +105,36 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
             parts.setdefault(found["module"], {})[found["part"].replace("vector.weight", "vector")] = _loaded(stored)
         elif ".original_module." not in name:  # the base's own copy of a module that was saved whole
             _add_whole(whole, COPY.sub("", name), stored, config)
-    factors = {module: _factors(module, pair, config, file) for module, pair in parts.items()}
+    names = _parameter_names(config, file)
+    if lost := [name for key, name in names.items() if key not in parts]:
+        raise ValueError(
+            f"{file}: expected factors of {lost[0]}, which target_parameters of {CONFIG} names, got none; "
+            "save the adapter with full names of its parameters"
+        )
+    factors = {names.get(key, key): _factors(names.get(key, key), pair, config, file) for key, pair in parts.items()}
     if not factors and not whole:
         raise ValueError(f"{file}: expected LoRA factors, got no tensor; train the adapter first")
     if not whole and not any(_has_effect(each) for each in factors.values()):
         raise ValueError(f"{file}: expected an adapter that changes its base, got one without effect; train it first")
     return Adapter(os.fspath(path), config, factors, whole)
+
+
+def _parameter_names(config: AdapterConfig, file: Path) -> dict[str, str]:
+    """{module in the file: name of the target parameter}; PEFT wraps a module once a parameter, the first one innermost."""
+    owned: dict[str, list[str]] = {}
+    for name in config.parameters:
+        owned.setdefault(name.rpartition(".")[0], []).append(name.rpartition(".")[2])
+    for owner, own in owned.items():
+        if len(own) > 1 and tuple(own) not in WRAPPED_ORDERS:
+            raise ValueError(
+                f"{file}: expected one target parameter of {owner}, or w1 and w2, got {', '.join(own)}, whose order in the "
+                "file is not known; merge it with PEFT"
+            )
+    return {
+        owner + ".base_layer" * (len(own) - 1 - place): f"{owner}.{name}".removeprefix(".")
+        for owner, own in owned.items()
+        for place, name in enumerate(own)
+    }
 
 
 def _weights_file(folder: Path) -> Path:

@@ -141,7 +141,7 @@ def _rows(source: TensorSource, place: Place, start: int, stop: int) -> Float64[
 def _module_part(module: str, adapters: Sequence[Adapter], grounds: _Grounds | None) -> Part:
     updates = tuple(adapter.factors.get(module) for adapter in adapters)
     shape = next(update.shape for update in updates if update is not None)
-    name = f"{module}.weight"
+    name = adapters[0].weight_of(module)
 
     def products(start: int, stop: int) -> Float64[Tensor, "n rows columns"]:
         zeros = torch.zeros(stop - start, shape[1], dtype=torch.float64)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from merging.methods import METHODS
+from storage.front_matter import front_matter_of as front_matter_of
 from storage.manifest import fingerprint_of
 
-Library = Literal["sentence-transformers", "transformers", "peft"]
+Library = Literal["sentence-transformers", "transformers", "peft", "embarc"]
 
 INDISTINGUISHABLE = 1e-3
 """Distance to the plain soup, relative to the soup, below which a merge is called the same: half a step of bfloat16."""
@@ -26,10 +28,28 @@ CARRIED = ("license", "license_name", "license_link", "language", "pipeline_tag"
 SNAPSHOT = re.compile(r"(?:^|/)models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/[^/]+/?$")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+
+@dataclass(frozen=True, kw_only=True)
+class CardNotes:
+    """What is known of a merged model beside its files."""
+
+    front: Mapping[str, Any] = field(default_factory=dict)
+    """Front matter that goes before the donor's: licence."""
+    sections: tuple[str, ...] = ()
+    """Markdown with a heading each, put before how to load."""
+    library: Library | None = None
+    """What loads the result, where it is not what loads its base."""
+
+
 LOADING = {
     "sentence-transformers": (
         "from sentence_transformers import SentenceTransformer\n\n"
         "model = SentenceTransformer({name!r})\n"
+        'embeddings = model.encode(["1, 1, 2, 3, 5", "2, 4, 6, 8, 10"])'
+    ),
+    "embarc": (
+        "from models import load_embedder  # in a checkout of embarc\n\n"
+        "model = load_embedder({name!r})\n"
         'embeddings = model.encode(["1, 1, 2, 3, 5", "2, 4, 6, 8, 10"])'
     ),
     "transformers": (
@@ -52,6 +72,7 @@ def model_card(
     *,
     name: str = "merged",
     library: Library | None = None,
+    notes: CardNotes | None = None,
 ) -> str:
     """Return the text of README.md for a merge.
 
@@ -61,38 +82,26 @@ def model_card(
         front_matter: of the donor's own card, see :func:`front_matter_of`; licence, language and tags are kept.
         name: of the merged model: the title, and what the example loads.
         library: what the result is loaded with; by default what its base, or else its first input, is.
+        notes: licence and the like, from a caller who knows the model.
 
     >>> card = model_card({"method": "linear", "inputs": [{"path": "a"}, {"path": "b"}]})
     >>> card.splitlines()[:3]
     ['---', 'base_model_relation: merge', 'tags:']
     """
-    loader = library or _library(report)
+    told = notes or CardNotes()
+    loader = library or told.library or _library(report)
     sections = (
-        _front(report, front_matter or {}, loader),
+        _front(report, {**(front_matter or {}), **told.front}, loader),
         f"# {_inline(name)}",
         _introduction(report),
         "## Inputs\n\n" + _inputs(report),
         "## Method\n\n" + _method(report),
         "## What the merge did\n\n" + _effect(report.get("summary") or {}),
+        *told.sections,
         "## Use\n\n" + _fenced(LOADING[loader].format(name=name, base=_base_path(report)), "python"),
         "## Recipe\n\n" + _fenced(recipe_text or _recipe(report), "yaml"),
     )
     return "\n\n".join(sections) + "\n"
-
-
-def front_matter_of(readme: str) -> dict[str, Any]:
-    """Return the YAML between the two lines ``---`` that begin a model card; empty where there is none that can be read.
-
-    >>> front_matter_of("---\\nlicense: mit\\n---\\n# A model")
-    {'license': 'mit'}
-    """
-    found = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", readme, flags=re.DOTALL | re.MULTILINE)
-    try:
-        content = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        # Somebody else's card is no reason to refuse a merge; ValueError is what an impossible date raises.
-        return {}
-    return {key: value for key, value in content.items() if isinstance(key, str)} if isinstance(content, dict) else {}
 
 
 def hub_id(path: str) -> str | None:
@@ -115,9 +124,11 @@ def _front(report: Mapping[str, Any], donor: Mapping[str, Any], library: Library
     models = [report.get("base"), *report["inputs"], *(row.get("base") for row in report["inputs"])]
     ids = list(dict.fromkeys(found for row in models if row and (found := hub_id(str(row["path"])))))
     front: dict[str, Any] = {"base_model": ids} if ids else {}
-    front["base_model_relation"] = "merge"
+    # A single model is no merge: its adapter was folded into it.
+    front["base_model_relation"] = "finetune" if report["method"] == "passthrough" and ids else "merge"
     if any(row.get("kind") for row in report["inputs"]):
-        front["library_name"] = library
+        # The hub knows no library of this name; what the folder's layout is says what it is like.
+        front["library_name"] = _library(report) if library == "embarc" else library
     front |= {key: donor[key] for key in CARRIED if key in donor and _is_text(donor[key])}
     tags = donor.get("tags")
     front["tags"] = list(dict.fromkeys(["merge", "embarc", *(tags if tags and _is_text(tags) else ())]))

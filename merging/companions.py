@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from storage.json_file import read_json, write_json
+
 WEIGHT_ENDINGS = (
     *(".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5"),
     *(".msgpack", ".onnx", ".onnx_data", ".gguf", ".ot", ".tflite"),
@@ -40,6 +42,16 @@ def copy_companions(source: Path, target: Path) -> None:
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, copy)
+
+
+def record_dtype(folder: Path, dtype: str) -> None:
+    """Say in config.json in which precision the weights are; transformers would give them the one it finds there."""
+    modules = folder / "modules.json"
+    place = folder / (read_json(modules)[0].get("path", "") if modules.is_file() else "")
+    file = place / "config.json"
+    settings = read_json(file) if file.is_file() else {}
+    if said := {key: dtype for key in ("dtype", "torch_dtype") if key in settings}:
+        write_json(file, settings | said)
 
 
 def _files_under(folder: Path) -> Iterator[Path]:

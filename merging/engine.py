@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from merging.card import front_matter_of, model_card
-from merging.companions import copy_companions
+from merging.card import CardNotes, front_matter_of, model_card
+from merging.companions import copy_companions, record_dtype
 from merging.output import WeightWriters
 from merging.plan import MergePlan, plan_merge
 from merging.report import merge_report
@@ -30,8 +30,8 @@ from storage.manifest import weight_files, write_manifest
 Progress = Callable[[int, int], None]
 """Called with (bytes written, bytes in total) after every piece."""
 
-Complete = Callable[[Path], None]
-"""Called with the folder that is being built, before its record and manifest are written."""
+Complete = Callable[[Path, MergePlan], CardNotes | None]
+"""Called with the folder that is being built, before its record and manifest are written; its notes go into the card."""
 
 
 def merge_checkpoints(
@@ -111,7 +111,7 @@ def merge_checkpoints(
         device: ``cpu`` or ``cuda``.
         overwrite: replace an output folder that exists.
         progress: called with (bytes written, bytes in total).
-        complete: called with the folder when the companions of the weights are in it, to change them.
+        complete: called with the folder, when the companions of the weights are in it, and the plan: it may change them.
         recipe: the text of the recipe, for the model card.
         extra: further entries of merge.json.
         hashes: SHA-256 that were begun earlier.
@@ -181,8 +181,9 @@ def carry_out(
     plan.desk.hashes.start(files)
     with building_folder(plan.output, overwrite=plan.overwrite) as folder:
         copy_companions(plan.companions, folder)
-        if complete is not None:
-            complete(folder)
+        notes = complete(folder, plan) if complete is not None else None
+        if plan.dtype is not None:
+            record_dtype(folder, plan.dtype)
         writers = WeightWriters(folder, plan.files)
         with writers:
             outcomes = _merge(plan, writers, progress)
@@ -190,7 +191,7 @@ def carry_out(
         write_json(folder / "merge.json", report)
         card = plan.companions / "README.md"
         front = front_matter_of(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else {}
-        write_text(folder / "README.md", model_card(report, recipe, front, name=plan.output.name))
+        write_text(folder / "README.md", model_card(report, recipe, front, name=plan.output.name, notes=notes))
         write_manifest(folder, known=writers.hashes, kind="merge")
     return report
 

@@ -82,6 +82,12 @@ def merge_adapters(
     if rank is not None and rank < 1:
         raise ValueError(f"--rank: expected a rank of at least 1, got {rank}; leave it out for the exact merge")
     adapters = [_read(path) for path in inputs]
+    for adapter in adapters:
+        if adapter.config.parameters:
+            raise ValueError(
+                f"{adapter.config.file}: expected an adapter of modules, got target_parameters "
+                f"{adapter.config.parameters[0]}; leave --adapter out, which merges whole models"
+            )
     told = settings_of(
         settings,
         t=t,

@@ -79,10 +79,14 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType({"gte": _GTE, "new": _GTE, "nom
 
 
 def model_type_of(checkpoint: Checkpoint) -> str | None:
-    """Return ``model_type`` of the transformer's config.json; None where there is none."""
+    """Return ``model_type`` of the transformer's config.json; None where there is none, or where names need no table."""
     file = checkpoint.folder / checkpoint.transformer / "config.json"
-    config = read_json(file) if file.is_file() else None
-    named = config.get("model_type") if isinstance(config, dict) else None
+    read = read_json(file) if file.is_file() else None
+    config = read if isinstance(read, dict) else {}
+    named = config.get("model_type")
+    if named == "nomic_bert" and config.get("num_experts"):
+        # A mixture of experts has in memory the names of its files, under the class of models.nomic_moe.
+        return None
     return named if isinstance(named, str) else None
 
 

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_mod
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from models.dense import DENSE_FILE, carry_dense, dense_state, read_dense
 from models.quiet import quiet_loading
 from storage.tensor_file import read_tensors
 
@@ -32,6 +33,8 @@ def transformer_of(embedder: SentenceTransformer) -> nn.Module:
 def attach_adapter(embedder: SentenceTransformer, folder: Path) -> PeftModel:
     """Put the LoRA adapter of `folder` on the embedder, frozen; every key of the file must match and be matched.
 
+    Dense weights that were trained beside it (dense.safetensors) take the place of the embedder's.
+
     Raises:
         ValueError: when it is no LoRA adapter, its targets are not in the model, or a key or shape differs.
     """
@@ -42,25 +45,38 @@ def attach_adapter(embedder: SentenceTransformer, folder: Path) -> PeftModel:
         )
     if find_adapter(embedder) is not None:
         raise ValueError(f"adapter {folder}: expected an embedder without an adapter, got one; load the base again")
-    tensors = read_tensors(folder / ADAPTER_FILE)
+    tensors, dense = read_tensors(folder / ADAPTER_FILE), read_dense(folder)
     # Left in, PEFT would warn of every base that is found under another path or by its hub id.
     config.base_model_name_or_path = None
     with quiet_loading():
         model = get_peft_model(transformer_of(embedder), config)
     embedder[0].model = model
-    load_adapter_weights(embedder, tensors, source=str(folder / ADAPTER_FILE))
+    if dense:
+        carry_dense(embedder, trainable=False)
+    files = f"{folder / ADAPTER_FILE} and {DENSE_FILE}" if dense else str(folder / ADAPTER_FILE)
+    load_adapter_weights(embedder, tensors | dense, source=files)
     return model
 
 
 def adapter_state(embedder: SentenceTransformer) -> dict[str, Tensor]:
     """What training changes: the adapter's tensors under PEFT's names, or all weights where there is no adapter.
 
-    The tensors are contiguous copies on the CPU, so that a later step does not change them.
+    Dense weights that are trained beside the adapter are there too, as ``dense.2.linear.weight``; `split_state`
+    tells the two apart. The tensors are contiguous copies on the CPU, so that a later step does not change them.
     """
     model = find_adapter(embedder)
-    # "auto" would ask the hub whether the vocabulary grew.
-    state = embedder.state_dict() if model is None else get_peft_model_state_dict(model, save_embedding_layers=False)
+    if model is None:
+        state = embedder.state_dict()
+    else:
+        # "auto" would ask the hub whether the vocabulary grew.
+        state = get_peft_model_state_dict(model, save_embedding_layers=False) | dense_state(embedder)
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+
+def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state of an embedder with an adapter as its two files hold it: PEFT's tensors, and the Dense weights."""
+    dense = {name: tensor for name, tensor in state.items() if name.startswith("dense.")}
+    return {name: tensor for name, tensor in state.items() if name not in dense}, dense
 
 
 def load_adapter_weights(
@@ -93,7 +109,10 @@ def load_adapter_weights(
         if model is None:
             embedder.load_state_dict(dict(tensors), strict=True)
         else:
-            set_peft_model_state_dict(model, dict(tensors))
+            factors, _ = split_state(tensors)
+            set_peft_model_state_dict(model, factors)
+            for name, own in dense_state(embedder).items():
+                own.copy_(tensors[name])
     after = adapter_state(embedder)
     different = [name for name in after if not torch.equal(after[name], tensors[name].to("cpu", after[name].dtype))]
     assert not different, f"{source}: not taken over: {different}"

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from models.adapter import transformer_of
 from models.backbones import Backbone
+from models.quantised import each_token_alone
 
 CAUSAL_BY_DEFAULT = ("llama", "mistral", "qwen2", "qwen3", "gemma2")
 """Model types that transformers runs with a causal mask unless their configuration says ``is_causal = False``."""
@@ -58,7 +59,8 @@ def reads_ahead(embedder: SentenceTransformer) -> bool:
     Raises:
         ValueError: states that are not finite, or attention that changes with padding.
     """
-    ahead = {padded: _reads_ahead(embedder, padded=padded) for padded in (False, True)}
+    with each_token_alone(transformer_of(embedder)):
+        ahead = {padded: _reads_ahead(embedder, padded=padded) for padded in (False, True)}
     if len(set(ahead.values())) > 1:
         kind = {True: "bidirectional", False: "causal"}
         raise ValueError(
@@ -104,15 +106,26 @@ def _ordinary_tokens(embedder: SentenceTransformer) -> tuple[int, int]:
     return first, second
 
 
-def check_attention(embedder: SentenceTransformer, row: Backbone, *, source: str) -> None:
+def check_attention(
+    embedder: SentenceTransformer, row: Backbone | None, *, source: str, bidirectional: bool = False
+) -> None:
     """Refuse an embedder whose attention is not what its row of BACKBONES says.
+
+    Args:
+        embedder: on its device.
+        row: of BACKBONES; it may be None where the mask was removed.
+        source: the folder, for the message.
+        bidirectional: expect no causal mask whatever the row says, as it was removed (--bidirectional).
 
     Raises:
         ValueError: names the row and the folder.
     """
     found = "bidirectional" if reads_ahead(embedder) else "causal"
-    if found != row.attention:
+    wanted = "bidirectional" if bidirectional or row is None else row.attention
+    if found != wanted:
+        what = f"backbone {row.name}" if row is not None else "model"
+        why = "--bidirectional" if bidirectional else "BACKBONES"
         raise ValueError(
-            f"backbone {row.name}: expected {row.attention} attention (BACKBONES), got {found} from {source}; "
+            f"{what}: expected {wanted} attention ({why}), got {found} from {source}; "
             "check is_causal and use_bidirectional_attention in its config.json, or load the folder by its path"
         )

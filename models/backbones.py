@@ -274,8 +274,8 @@ def builtin_names() -> tuple[str, ...]:
 
 
 def lookup_backbone(name: str) -> Backbone | None:
-    """The row whose name, alias or hub id is `name` (case does not matter), or None."""
-    wanted = name.strip().lower()
+    """The row whose name, alias or hub id is `name` (case and ``@REVISION`` do not matter), or None."""
+    wanted = name.partition("@")[0].strip().lower()
     for row in _ROWS:
         if wanted in (row.name, *row.aliases) or (row.repo_id is not None and wanted == row.repo_id.lower()):
             return row

@@ -40,8 +40,8 @@ def append_eos(tokenizer: PreTrainedTokenizerBase, *, source: str, begins: bool 
     assert after == wanted, f"{source}: {ids} became {after}"
 
 
-def complete_tokenizer(folder: Path) -> None:
-    """Rewrite the tokenizer in ``folder`` so that every text ends with the end token."""
+def complete_tokenizer(folder: Path, *, begins: bool = False) -> None:
+    """Rewrite the tokenizer in ``folder`` so that every text ends with the end token (and begins with its own, if asked)."""
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    append_eos(tokenizer, source=str(folder))
+    append_eos(tokenizer, source=str(folder), begins=begins)
     tokenizer.save_pretrained(str(folder))

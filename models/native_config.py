@@ -56,12 +56,29 @@ def native_folder(folder: Path) -> Iterator[Path]:
         yield folder
         return
     native = translate(settings, str(file))
+    with folder_with(folder, {file.name: native}) as view:
+        yield view
+
+
+def is_foreign(settings: Settings) -> bool:
+    """Whether a config.json is of a model type that transformers does not know and that is translated here."""
+    return settings.get("model_type", "") in _NATIVE
+
+
+@contextmanager
+def folder_with(folder: Path, files: Mapping[str, Any], *, code: bool = False) -> Iterator[Path]:
+    """A temporary folder of links to what is in `folder`, with these JSON files by their paths instead.
+
+    Python files are left out unless `code` is wanted.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         view = Path(temporary)
         for each in folder.iterdir():
-            if each.name != file.name and each.suffix != ".py":
+            if each.name not in files and (code or each.suffix != ".py"):
                 (view / each.name).symlink_to(each.resolve())
-        write_json(view / file.name, native)
+        for name, content in files.items():
+            (view / name).parent.mkdir(exist_ok=True)
+            write_json(view / name, content)
         yield view
 
 

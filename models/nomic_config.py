@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from models.nomic_type import HUB_TYPE, SAVED_TYPE
 from storage.json_file import read_json
 
 NEEDED = (
@@ -31,7 +32,7 @@ FIXED: Mapping[str, Any] = MappingProxyType(
 class NomicMoeConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # as all of transformers
     """Sizes of the model under the hub's names, and under those that every transformers model has."""
 
-    model_type = "nomic_bert"
+    model_type = SAVED_TYPE
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",
@@ -64,8 +65,8 @@ class NomicMoeConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # as a
         return layer % self.moe_every_n_layers == 1
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is written: everything, as the hub's code has other defaults, and the class as the hub names it."""
-        return {**self.to_dict(), "architectures": ["NomicBertModel"]}
+        """What is written: everything, as the hub's code has other defaults, under a name that transformers does not know."""
+        return {**self.to_dict(), "architectures": ["NomicMoeModel"]}
 
 
 def read_nomic_config(file: Path) -> NomicMoeConfig:
@@ -85,9 +86,9 @@ def read_nomic_config(file: Path) -> NomicMoeConfig:
     if not file.is_file():
         raise ValueError(f"{file}: expected the model's configuration, found no file; fetch the folder again")
     settings = read_json(file)
-    if settings.get("model_type") != "nomic_bert":
+    if settings.get("model_type") not in (HUB_TYPE, SAVED_TYPE):
         raise ValueError(
-            f"{file}: expected model_type nomic_bert, got {settings.get('model_type')!r}; use load_embedder"
+            f"{file}: expected model_type {HUB_TYPE}, got {settings.get('model_type')!r}; use load_embedder"
         )
     for name in NEEDED:
         if settings.get(name) is None:
@@ -100,7 +101,7 @@ def read_nomic_config(file: Path) -> NomicMoeConfig:
                 f"{file}: expected {name} {wanted!r}, which embarc's NomicMoeModel has, got {got!r}; "
                 "take a repository of Nomic's that has it"
             )
-    config = NomicMoeConfig.from_dict(settings)
+    config = NomicMoeConfig.from_dict({**settings, "model_type": SAVED_TYPE})
     if config.n_embd % (2 * config.n_head):
         raise ValueError(
             f"{file}: expected n_embd in n_head heads of even size, got {config.n_embd} in {config.n_head}; correct it"

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Integer
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from models.adapter import find_adapter
+from models.dense import is_carried
 from models.embedder import check_finite_weights, modes_kept
+
+DORA_ROUNDING = 1e-5
+"""Largest change of an embedding by a fresh DoRA adapter, relative to the embedding's largest element."""
 
 Loss = Callable[[Float[Tensor, "n d"], Integer[Tensor, " n"]], Tensor]
 
@@ -53,8 +57,10 @@ def preflight(
     """Prove on one batch that the embedder can be trained; change nothing but the freezing of unused weights.
 
     With an adapter: weights finite, factors in float32 and trainable, each adapted module reached by the forward
-    pass, embeddings bit-equal with the adapter on and off while it is fresh (lora_B = 0), and a finite, non-zero
-    gradient for every lora_B (that of lora_A is zero as long as lora_B is, so it is asked for later adapters only).
+    pass, embeddings bit-equal with the adapter on and off while it is fresh (lora_B = 0; within `DORA_ROUNDING` where
+    DoRA divides by a length and multiplies by it again), and a finite, non-zero gradient for every lora_B, DoRA
+    magnitude and trained Dense weight (that of lora_A is zero as long as lora_B is, so it is asked for later adapters
+    only).
     Without one: every trainable weight gets a finite gradient, those that get none are frozen and reported.
     Modes, random state and gradients are afterwards as before.
 
@@ -92,7 +98,12 @@ def preflight(
                         "leave this module out of --lora.targets"
                     )
             value.backward()  # type: ignore[no-untyped-call]
-            unused = _check_weights(embedder) if adapter is None else _check_adapter_gradients(layers, fresh=fresh)
+            if adapter is None:
+                unused = _check_weights(embedder)
+            else:
+                unused = ()
+                _check_adapter_gradients(layers, fresh=fresh)
+                _check_dense_gradients(embedder)
     parameters = dict(embedder.named_parameters())
     for name in unused:
         parameters[name].requires_grad_(False)
@@ -114,14 +125,20 @@ def _embed(embedder: SentenceTransformer, texts: Sequence[str]) -> Float[Tensor,
 
 
 def _adapted_layers(adapter: PeftModel) -> dict[str, LoraLayer]:
-    prefix = "base_model.model."
-    return {
-        name.removeprefix(prefix): module for name, module in adapter.named_modules() if isinstance(module, LoraLayer)
-    }
+    """By the name of the adapted module; of a stacked expert weight, by the weight's own name."""
+    layers = {}
+    for name, module in adapter.named_modules():
+        if isinstance(module, LoraLayer):
+            name = name.removeprefix("base_model.model.")
+            if isinstance(module, ParamWrapper):
+                # The wrappers of one module's weights lie inside each other.
+                name = f"{name.removesuffix('.base_layer').replace('.base_layer.', '.')}.{module.parameter_name}"
+            layers[name] = module
+    return layers
 
 
 def _factors(layer: LoraLayer) -> Iterator[tuple[str, nn.Parameter]]:
-    for kind in ("lora_A", "lora_B"):
+    for kind in ("lora_A", "lora_B", "lora_magnitude_vector"):
         for module in getattr(layer, kind).values():
             yield kind, module.weight
 
@@ -156,27 +173,43 @@ def _check_identity(
         with_adapter = _embed(embedder, texts)
         with adapter.disable_adapter():
             without = _embed(embedder, texts)
-    if not torch.equal(with_adapter, without):
-        change = (with_adapter - without).abs().max().item()
+    magnitudes = any(kind == "lora_magnitude_vector" for layer in layers.values() for kind, _ in _factors(layer))
+    allowed = DORA_ROUNDING * without.abs().max().item() if magnitudes else 0.0
+    change = (with_adapter - without).abs().max().item()
+    if not change <= allowed:
         raise ValueError(
             f"preflight: expected unchanged embeddings from a fresh adapter, got a change of {change:.2g}; "
             "start from an embedder that only add_lora has changed"
         )
 
 
-def _check_adapter_gradients(layers: dict[str, LoraLayer], *, fresh: bool) -> tuple[str, ...]:
+def _check_adapter_gradients(layers: dict[str, LoraLayer], *, fresh: bool) -> None:
     for name, layer in layers.items():
         for kind, weight in _factors(layer):
-            if kind == "lora_A" and fresh:
-                continue
-            gradient = weight.grad
-            if gradient is None or not bool(torch.isfinite(gradient).all()) or not bool(gradient.any()):
-                got = "none" if gradient is None else "zero" if not bool(gradient.any()) else "NaN or infinity"
+            if (kind != "lora_A" or not fresh) and (got := _lacks(weight)):
                 raise ValueError(
                     f"preflight: expected a non-zero, finite gradient for {kind} of {name}, got {got}; "
                     "leave this module out of --lora.targets, or check the loss and the batch"
                 )
-    return ()
+
+
+def _check_dense_gradients(embedder: SentenceTransformer) -> None:
+    for place, module in embedder.named_children():
+        for name, weight in module.named_parameters() if is_carried(module) else ():
+            if weight.requires_grad and (got := _lacks(weight)):
+                raise ValueError(
+                    f"preflight: expected a non-zero, finite gradient for {name} of the Dense module {place}, got "
+                    f"{got}; leave --lora.dense at freeze, or check the loss and the batch"
+                )
+
+
+def _lacks(weight: nn.Parameter) -> str | None:
+    """What is wrong with the gradient."""
+    if weight.grad is None:
+        return "none"
+    if not bool(weight.grad.any()):
+        return "zero"
+    return None if bool(torch.isfinite(weight.grad).all()) else "NaN or infinity"
 
 
 def _check_weights(embedder: SentenceTransformer) -> tuple[str, ...]:

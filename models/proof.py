@@ -14,6 +14,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from models.adapter import transformer_of
 from models.attention import config_of
 from models.backbones import Backbone
+from models.origin import transformer_folder
 from storage.json_file import read_json
 from storage.tensor_file import read_header
 
@@ -34,14 +35,16 @@ def check_tensors(embedder: SentenceTransformer, folder: Path, *, strict: bool =
     Raises:
         ValueError: names the folder and the first tensors.
     """
-    folder = folder / _transformer_path(folder)
+    folder = transformer_folder(folder)
     model = transformer_of(embedder)
     files = _weight_files(folder)
     if not isinstance(model, PreTrainedModel) or not files or (folder / "adapter_config.json").is_file():
         return
     prefix = model.base_model_prefix + "."
     stored = {_plain(name, prefix) for file in files for name in read_header(file).entries}
-    state = model.state_dict()
+    own = {name for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())}
+    # Without the scales that bitsandbytes puts beside a quantised weight.
+    state = {name: tensor for name, tensor in model.state_dict().items() if name in own}
     # Names as on disk, which may hold several tensors in one; on the meta device nothing is computed.
     names = revert_weight_conversion(model, {name: tensor.to("meta") for name, tensor in state.items()})
     expected = {_plain(name, prefix) for name in names}
@@ -59,11 +62,6 @@ def check_tensors(embedder: SentenceTransformer, folder: Path, *, strict: bool =
             f"{folder}: expected the {len(expected)} tensors of {type(model).__name__}, got {len(unexpected)} more, "
             f"first {_first(unexpected)}; the folder holds a model of another architecture"
         )
-
-
-def _transformer_path(folder: Path) -> str:
-    modules = folder / "modules.json"
-    return str(read_json(modules)[0].get("path", "")) if modules.is_file() else ""
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -95,7 +93,7 @@ def _first(names: Iterable[str]) -> str:
 
 
 def check_finite_weights(embedder: torch.nn.Module, *, source: str = "embedder") -> None:
-    """Refuse NaN and infinite weights, buffers included.
+    """Refuse NaN and infinite weights, buffers included; quantised weights are whole numbers, their scales are not read.
 
     Raises:
         ValueError: names the first tensors that hold one.
@@ -103,7 +101,7 @@ def check_finite_weights(embedder: torch.nn.Module, *, source: str = "embedder")
     broken = [
         name
         for name, tensor in (*embedder.named_parameters(), *embedder.named_buffers())
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all())
     ]
     if broken:
         shown = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
@@ -145,6 +143,20 @@ def check_modules(embedder: SentenceTransformer, row: Backbone, *, source: str) 
             )
         if isinstance(module, Dense):
             width = module.out_features
+
+
+def check_dimension(embedder: SentenceTransformer, row: Backbone, *, source: str) -> None:
+    """Refuse embeddings of another length than the row's; built-in models are proved by the tests that made them.
+
+    Raises:
+        ValueError: names the row, the folder and both lengths.
+    """
+    found = embedder.get_embedding_dimension()
+    if row.repo_id is not None and found != row.dimension:
+        raise ValueError(
+            f"backbone {row.name}: expected embeddings of {row.dimension} components (BACKBONES), got {found} from "
+            f"{source}; fetch that repository again, or load another model from a folder of its own"
+        )
 
 
 def check_last_token(embedder: SentenceTransformer, row: Backbone, *, source: str) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 
 from transformers.utils import logging
+
+CASTS = "bitsandbytes.autograd._functions"
 
 
 @contextmanager
@@ -24,3 +27,8 @@ def quiet_loading() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def quiet_casts() -> None:
+    """Say no more, at every layer of every forward pass, that LLM.int8() computes in float16; for the whole process."""
+    getLogger(CASTS).setLevel(ERROR)

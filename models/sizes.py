@@ -1,7 +1,4 @@
-"""model_sizes: what a model weighs, by its config.json alone: the transformer is built on the meta device, no weight is read.
-
-training_memory: what training it holds on a device; the activations are an estimate, the rest is counted.
-"""
+"""model_sizes: what a model weighs, by its config.json alone: the transformer is built on the meta device, no weight is read."""
 
 from __future__ import annotations
 
@@ -9,16 +6,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from models.adapter import transformer_of
 from models.backbones import Backbone
-from models.lora import block_stack, target_modules
+from models.few_bits import packed_layers, weight_bytes
+from models.lora import block_stack, target_modules, target_parameters
 from models.native_config import native_folder
+from models.nomic_config import NomicMoeConfig, read_nomic_config
+from models.nomic_moe import NomicMoeModel
+from models.nomic_type import is_nomic_moe
+from models.quantised import Quantisation
 from models.quiet import quiet_loading
 from models.tiny_encoder import build_tiny_encoder
 from storage.json_file import read_json
@@ -27,10 +30,6 @@ from storage.tensor_file import read_header, torch_dtypes
 
 ENCODERS_OF_TWO = ("t5", "mt5", "umt5", "longt5")
 """Encoder-decoders of which sentence-transformers loads the encoder only."""
-CAST_TO = {"64-true": 8, "bf16-true": 2, "16-true": 2}
-"""Precisions that change the weights themselves, the adapter's included: bytes a number."""
-KEPT_AS = {"32-true": 4, "bf16-mixed": 2, "16-mixed": 2}
-"""Precisions that leave the weights as they are in the folder, and the adapter in float32: bytes of a product."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +39,23 @@ class ModelSizes:
     parameters: int
     """Weights of the model without an adapter."""
     trainable: int
-    """Weights that are trained: the adapter's, or all of a model that is trained from scratch."""
+    """Weights that are trained: the adapter's (and the Dense modules', where these are), or all of a model without an adapter."""
+    trained_dense: int = 0
+    """Of ``trainable``, those of Dense modules; they are in ``parameters`` too."""
     adapted: int
-    """Linear layers with an adapter; 0 when all weights are trained."""
+    """Linear layers and stacks of experts with an adapter; 0 when all weights are trained."""
+    stored_bytes: int
+    """Bytes of the weights and buffers as the folder has them, which is how a merge is loaded."""
     weight_bytes: int
-    """Bytes of the weights and buffers as they are loaded."""
+    """Bytes of the weights and buffers as they are loaded for training; Dense modules that are trained are left out."""
+    packed_bytes: int = 0
+    """Of ``weight_bytes``, what is in few bits."""
+    packed_parameters: int = 0
+    """Weights that are in few bits."""
+    block_bytes: int
+    """Bytes of the largest block, as it is loaded."""
+    outside_bytes: int
+    """Bytes of what lies outside the blocks, such as the token embeddings."""
     dtype: torch.dtype
     """Precision of the weights as they are loaded."""
     blocks: int
@@ -52,6 +63,14 @@ class ModelSizes:
     intermediate: int
     gated: bool
     """Whether the blocks multiply two projections of the intermediate width."""
+    experts_a_token: int = 1
+    """Experts that read a token."""
+    adapted_experts: int = 0
+    """Numbers of the expert stacks with an adapter; their sums with it are held for the backward pass."""
+    block_experts: int = 0
+    """Of ``adapted_experts``, the most that one block has."""
+    dora_outputs: int = 0
+    """Outputs of the layers of a block that have a length of their own (DoRA)."""
     header_bytes: int
     """Of the safetensors file with the trained weights, what stands before them."""
     eager_heads: int
@@ -65,6 +84,11 @@ def model_sizes(
     r: int = 16,
     targets: Sequence[str] | None = None,
     adapt_top: int | None = None,
+    use_dora: bool = False,
+    expert_parameters: Sequence[str] = (),
+    dense: Literal["freeze", "train"] = "freeze",
+    dtype: torch.dtype | None = None,
+    quantization: Quantisation = "none",
 ) -> ModelSizes:
     """Count a model and the LoRA adapter that `add_lora` would put on it, without reading weights.
 
@@ -75,9 +99,9 @@ def model_sizes(
         folder: of a transformers or sentence-transformers model, from ``models.base_folder``; None for a `row` that is drawn
             from its seed, which is built for real and trained whole.
         row: its row of BACKBONES, if it has one.
-        r: rank of the adapter.
-        targets: as in `add_lora`.
-        adapt_top: as in `add_lora`.
+        r: rank of the adapter; rsLoRA scales it otherwise and is as large.
+        targets, adapt_top, use_dora, expert_parameters, dense: as in `add_lora`.
+        dtype, quantization: as in `load_embedder`.
 
     Raises:
         ValueError: an architecture that transformers does not build without code of the model's own, an adapter folder, a rank,
@@ -95,85 +119,40 @@ def model_sizes(
         assert row is not None, "a model without a folder has a row"
         assert row.from_scratch, f"{row.name} has a folder"
         model = transformer_of(build_tiny_encoder())
+        assert isinstance(model, PreTrainedModel), type(model)
         return _sizes(model, parts=0, trainable=_count(model), adapted=0)
     if r < 1:
         raise ValueError(f"--lora.r: expected a rank of at least 1, got {r}; 16 is usual")
     here = transformer_folder(folder)
-    config = _config(here)
-    asked = None if row is None else row.attn_implementation
-    with quiet_loading(), torch.device("meta"):
-        model = AutoModel.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=_loaded_dtype(here, config), attn_implementation=asked
-        )
-        if config.model_type in ENCODERS_OF_TWO:
-            model = model.get_encoder()
+    config, stored = _config(here)
+    model = _on_meta(config, dtype or stored, None if row is None else row.attn_implementation)
     names = target_modules(model, targets=targets, adapt_top=adapt_top)
-    before = _sizes(model, parts=_dense(folder), trainable=0, adapted=len(names))
+    stacks = target_parameters(model, expert_parameters, adapt_top=adapt_top)
+    parts = _dense(folder)
+    trained_dense = parts if dense == "train" else 0
+    before = _sizes(
+        model, parts=parts - trained_dense, trainable=0, adapted=len(names) + len(stacks), quantization=quantization
+    )
+    wanted = LoraConfig(r=r, target_modules=names, target_parameters=stacks or None, use_dora=use_dora, bias="none")
+    experts = _experts(model, stacks)
     with quiet_loading(), torch.device("meta"):
-        adapted = get_peft_model(model, LoraConfig(r=r, target_modules=names, bias="none"))
+        adapted = get_peft_model(model, wanted)
     # "auto" would ask the hub whether the vocabulary grew
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    trainable = sum(each.numel() for each in state.values())
-    return replace(before, trainable=trainable, header_bytes=_header_bytes(state))
-
-
-def training_memory(
-    sizes: ModelSizes, *, texts: int, tokens: int, precision: str = "32-true", devices: int = 1
-) -> dict[str, int]:
-    """Bytes that a training step holds on one device: every device has the whole model (DDP).
-
-    Counted: ``weights``; ``adapter`` (the trainable weights when these are an adapter's), ``gradients`` (as large), ``optimizer``
-    (AdamW's two averages, 8 bytes a float32 weight), ``buckets`` (DDP's copy of the gradients, on more than one device).
-
-    Estimated: ``activations``, what the backward pass needs of each block: texts x tokens x blocks x (10 width + 4 intermediate)
-    numbers, 2 intermediate where the blocks have no gate, and 2 heads x tokens more where attention holds its scores. A number
-    takes 4 bytes (LoRA reads float32 copies, also over a bfloat16 base), about 3 in mixed precision, 2 when all is cast; mixed
-    precision over a float32 base also keeps a 2-byte copy of every weight for the backward pass.
-
-    ``stage_end``: with an adapter, a second copy of the base is loaded to check the adapter that a stage has saved.
-    ``peak`` is the larger of training and stage end. CUDA's context and allocator come on top.
-
-    Args:
-        sizes: from `model_sizes`.
-        texts: of a batch, on one device.
-        tokens: of the longest text.
-        precision: Lightning's.
-        devices: over which DDP trains.
-
-    Raises:
-        ValueError: a precision that is none of Lightning's for these weights.
-
-    Reference: the counts of Korthikanti et al. (2022), arXiv:2205.05198, section 4.1, made again for LoRA on gated blocks.
-
-    Example:
-        >>> from models.backbones import find_backbone
-        >>> sizes = model_sizes(None, row=find_backbone("tiny-encoder"))
-        >>> training_memory(sizes, texts=48, tokens=64)["optimizer"] == 8 * sizes.trainable
-        True
-    """
-    cast = CAST_TO.get(precision)
-    if cast is None and precision not in KEPT_AS:
-        known = ", ".join((*KEPT_AS, *CAST_TO))
-        raise ValueError(f"--precision: expected one of {known}, got {precision!r}; 32-true is the default")
-    number = cast or 4
-    weights = sizes.weight_bytes if cast is None else sizes.parameters * cast
-    whole = sizes.adapted == 0
-    states = sizes.trainable * number
-    mixed = precision.endswith("-mixed")
-    values = 10 * sizes.width + (4 if sizes.gated else 2) * sizes.intermediate + 2 * sizes.eager_heads * tokens
-    activations = texts * tokens * sizes.blocks * values * (3 if mixed else number)
-    if mixed and sizes.dtype == torch.float32:
-        activations += 2 * sizes.parameters
-    counted = {
-        "weights": weights,
-        "adapter": 0 if whole else states,
-        "gradients": states,
-        "optimizer": 2 * states,
-        "buckets": states if devices > 1 else 0,
-    }
-    held = sum(counted.values())
-    stage_end = 0 if whole else held + weights
-    return {**counted, "activations": activations, "stage_end": stage_end, "peak": max(held + activations, stage_end)}
+    loaded = dtype or stored
+    return replace(
+        before,
+        parameters=before.parameters + trained_dense,
+        trainable=sum(each.numel() for each in state.values()) + trained_dense,
+        trained_dense=trained_dense,
+        stored_bytes=before.stored_bytes
+        + before.parameters * (stored.itemsize - loaded.itemsize)
+        + trained_dense * stored.itemsize,
+        adapted_experts=sum(experts.values()),
+        block_experts=max(experts.values(), default=0),
+        dora_outputs=_dora_outputs(adapted) // before.blocks if use_dora else 0,
+        header_bytes=_header_bytes(state),
+    )
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -193,8 +172,12 @@ def transformer_folder(folder: Path) -> Path:
     return here
 
 
-def _config(here: Path) -> PretrainedConfig:
+def _config(here: Path) -> tuple[PretrainedConfig, torch.dtype]:
+    """What transformers, or the class of our own, reads of the folder, and the precision of its weights."""
     with native_folder(here) as native:
+        if is_nomic_moe(read_json(native / "config.json")):
+            own = read_nomic_config(native / "config.json")
+            return own, _loaded_dtype(here, own)
         try:
             config = AutoConfig.from_pretrained(str(native), local_files_only=True, trust_remote_code=False)
         except ValueError as error:
@@ -204,7 +187,17 @@ def _config(here: Path) -> PretrainedConfig:
                 "of the model's own; take a version of the model that transformers has"
             ) from error
     assert isinstance(config, PretrainedConfig), type(config)
-    return config
+    return config, _loaded_dtype(here, config)
+
+
+def _on_meta(config: PretrainedConfig, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+    with quiet_loading(), torch.device("meta"):
+        if isinstance(config, NomicMoeConfig):
+            own = NomicMoeModel(config)
+            nn.Module.to(own, dtype=dtype)
+            return own
+        model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)  # type: ignore[no-untyped-call]
+        return model.get_encoder() if config.model_type in ENCODERS_OF_TWO else model
 
 
 def _loaded_dtype(here: Path, config: PretrainedConfig) -> torch.dtype:
@@ -220,7 +213,9 @@ def _loaded_dtype(here: Path, config: PretrainedConfig) -> torch.dtype:
     return torch.float32
 
 
-def _sizes(model: nn.Module, *, parts: int, trainable: int, adapted: int) -> ModelSizes:
+def _sizes(
+    model: PreTrainedModel, *, parts: int, trainable: int, adapted: int, quantization: Quantisation = "none"
+) -> ModelSizes:
     config = model.config
     assert isinstance(config, PretrainedConfig), type(config)
     _, stack = block_stack(model)
@@ -228,20 +223,44 @@ def _sizes(model: nn.Module, *, parts: int, trainable: int, adapted: int) -> Mod
     intermediate = int(getattr(config, "intermediate_size", 0) or 4 * config.hidden_size)
     linear = [(name, each) for name, each in stack[0].named_modules() if isinstance(each, nn.Linear)]
     eager = getattr(config, "_attn_implementation", None) == "eager"
-    buffers = sum(each.nbytes for each in model.buffers())
+    packed = {} if quantization == "none" else packed_layers(model)
+    loaded = weight_bytes(model, packed, quantization) + parts * dtype.itemsize
+    blocks = [weight_bytes(each, packed, quantization) for each in stack]
+    whole = weight_bytes(model, {}, "none") + parts * dtype.itemsize
+    parameters = sum(layer.get_parameter("weight").numel() for layer in packed.values())
     return ModelSizes(
         parameters=_count(model) + parts,
         trainable=trainable,
         adapted=adapted,
-        weight_bytes=sum(each.nbytes for each in model.parameters()) + buffers + parts * dtype.itemsize,
+        stored_bytes=whole,
+        weight_bytes=loaded,
+        packed_bytes=loaded - (whole - parameters * dtype.itemsize),
+        packed_parameters=parameters,
+        block_bytes=max(blocks),
+        outside_bytes=loaded - sum(blocks),
         dtype=dtype,
         blocks=len(stack),
         width=config.hidden_size,
         intermediate=intermediate,
+        experts_a_token=int(getattr(config, "moe_top_k", 0) or getattr(config, "num_experts_per_tok", 0) or 1),
         header_bytes=_header_bytes(model.state_dict()),
         gated=any("gate" in name or each.out_features == 2 * intermediate for name, each in linear),
         eager_heads=config.num_attention_heads if eager else 0,
     )
+
+
+def _experts(model: nn.Module, stacks: Sequence[str]) -> Mapping[str, int]:
+    """Numbers of the named weights, by block."""
+    place, _ = block_stack(model)
+    shares: dict[str, int] = {}
+    for name in stacks:
+        block = name.removeprefix(f"{place}.").partition(".")[0]
+        shares[block] = shares.get(block, 0) + model.get_parameter(name).numel()
+    return shares
+
+
+def _dora_outputs(adapted: PeftModel) -> int:
+    return sum(each.numel() for name, each in adapted.named_parameters() if ".lora_magnitude_vector." in name)
 
 
 def _count(model: nn.Module) -> int:

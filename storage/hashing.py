@@ -177,3 +177,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_blob_sha1_of(path: str | os.PathLike[str]) -> str:
+    """Return the name that git gives a file's content: SHA-1 of ``blob SIZE``, a zero byte and the content.
+
+    The hub names small files so, and those of its large-file storage by their SHA-256.
+    """
+    with Path(path).open("rb") as file:
+        found = hashlib.sha1(f"blob {os.fstat(file.fileno()).st_size}\0".encode(), usedforsecurity=False)
+        while piece := file.read(PIECE):
+            found.update(piece)
+    return found.hexdigest()

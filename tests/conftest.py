@@ -19,7 +19,7 @@ SHAPES_CHECKED = (
 )
 install_import_hook(SHAPES_CHECKED, "beartype.beartype")
 
-from collections.abc import Callable, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -41,6 +41,19 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_embedder(build_tiny_llm(hidden_size=32, layers=2, heads=2, intermediate_size=48, seed=1), folder)
 
 
+@pytest.fixture(autouse=True)
+def _rows_of_the_tiny_hub_folders(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In a module that imports from `tests.models.hub_folders`, rows have the length of those folders' embeddings."""
+    names = vars(request.module) if request.module is not None else {}
+    if any(getattr(each, "__module__", None) == "tests.models.hub_folders" for each in names.values()):
+        from tests.models.hub_folders import tiny_rows
+
+        with tiny_rows():
+            yield
+    else:
+        yield
+
+
 FAMILIES = {
     "threes": lambda at, n: [3 * (at + i) for i in range(n)],
     "sevens": lambda at, n: [7 * (at + i) + 1 for i in range(n)],
@@ -51,7 +64,7 @@ FAMILIES = {
 
 def short_texts() -> Any:
     """48 texts of 8 terms under 4 labels."""
-    from data.datamodule import TrainingTexts
+    from data.training_texts import TrainingTexts
 
     rows = [(", ".join(map(str, make(3 + 9 * j, 8))), k) for k, make in enumerate(FAMILIES.values()) for j in range(12)]
     return TrainingTexts(texts=[text for text, _ in rows], labels=[label for _, label in rows], blocks=range(len(rows)))
@@ -127,7 +140,7 @@ def make_mistral() -> Callable[..., Path]:
     return write_mistral
 
 
-def write_mistral(folder: Path, *, max_tokens: int) -> Path:
+def write_mistral(folder: Path, *, max_tokens: int, hidden_size: int = 16, head_dim: int | None = None) -> Path:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -146,11 +159,12 @@ def write_mistral(folder: Path, *, max_tokens: int) -> Path:
     )
     config = MistralConfig(
         vocab_size=len(vocabulary),
-        hidden_size=16,
+        hidden_size=hidden_size,
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=max_tokens,
         sliding_window=48,
         bos_token_id=1,
@@ -158,7 +172,7 @@ def write_mistral(folder: Path, *, max_tokens: int) -> Path:
         pad_token_id=2,
     )
     torch.manual_seed(3)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     MistralModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = folder / "tokenizer_config.json"

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.datamodule import LabelledDataModule, TrainingTexts
+from data.datamodule import LabelledDataModule
 from data.sampler import LabelBatchSampler
+from data.training_texts import TrainingTexts
 
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 DATA = TrainingTexts(texts=[f"text {i}" for i in range(12)], labels=LABELS, blocks=list(range(12)))

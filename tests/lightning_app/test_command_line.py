@@ -130,9 +130,9 @@ def test_a_mistaken_flag_is_one_line_with_the_closest(
         ("run.json", '{"json": 1}', "json: expected bool, got 1"),
         ("run.json", '{"temperature": "warm"}', "temperature: expected float, got 'warm'"),
         ("run.json", '{"adapt_top": "two"}', "adapt_top: expected int, got 'two'"),
-        ("run.json", '{"strategy": "dpp"}', "strategy: expected auto or ddp or ddp_fork, got 'dpp'"),
+        ("run.json", '{"strategy": "dpp"}', "strategy: expected auto or ddp or ddp_fork or fsdp, got 'dpp'"),
         ("run.json", '{"merges": "soup"}', "merges: expected a list, got 'soup'"),
-        ("run.json", '{"merges": ["soup", 3]}', "merges.1: expected soup or karcher or slerp or linear, got 3"),
+        ("run.json", '{"merges": ["soup", 3]}', "merges.1: expected soup or karcher or slerp or linear or last, got 3"),
         ("run.json", '{"stages": ["a"]}', "stages.0: expected settings by name, got 'a'"),
         ("run.json", "[1]", "expected settings by name, got list"),
         ("run.json", '{"seed": 1,}', "run.json, line 1: expected JSON"),
@@ -221,6 +221,15 @@ def test_exit_codes(target: str, end: str, code: int, last: str | None, capsys: 
     assert (err[-1] if err else None) == last
     assert ("Traceback (most recent call last):" in err) == (code == 1)
     assert code != 2 or len(err) == 1
+
+
+@pytest.mark.parametrize(("end", "code", "out"), [("well", 0, "at work\nat work\n"), ("mistake", 2, "at work\n")])
+def test_what_is_checked_early_comes_before_the_import_of_the_command(
+    target: str, end: str, code: int, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--end", end]
+    assert main(Asked, target if code == 0 else "absent_module:run", argv=argv, early=target) == code
+    assert capsys.readouterr().out == out
 
 
 def test_json_is_one_object_on_the_last_line(target: str, capsys: pytest.CaptureFixture[str]) -> None:

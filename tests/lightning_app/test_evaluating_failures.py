@@ -64,13 +64,19 @@ def test_each_failure_is_a_row_and_one_line_and_the_others_are_finished(
     overflowing = changed("overflowing", "norm.weight", 3e38)
     broken = changed("broken", "layers.1.mlp.up_proj.weight", float("nan"))
     out = tmp_path / "out"
-    models = (unreadable, tiny_folder, overflowing, broken)
+    misdescribed = shutil.copytree(tiny_folder, tmp_path / "misdescribed")
+    described = json.loads((misdescribed / "config.json").read_text())
+    (misdescribed / "config.json").write_text(json.dumps(described | {"rms_norm_eps": None}))
+    models = (unreadable, tiny_folder, overflowing, broken, misdescribed)
     code, lines = command(capsys, *models, "--output", out)
     assert code == 1
-    assert [line.split(":")[1].strip() for line in lines] == [str(unreadable), str(overflowing), str(broken)]
+    assert [line.split(":")[1].strip() for line in lines] == [
+        *(str(folder) for folder in (unreadable, overflowing, broken, misdescribed))
+    ]
     rows = report_of(out)["rows"]
-    assert ["error" in row for row in rows] == [True, False, True, True]
-    assert "expected a model that loads and embeds, got SafetensorError" in rows[0]["error"]
+    assert ["error" in row for row in rows] == [True, False, True, True, True]
+    assert "model.safetensors: expected a safetensors file, got 11 bytes" in rows[0]["error"]
+    assert "expected a model that loads and embeds, got " in rows[4]["error"]
     assert "expected finite numbers, got NaN or infinity" in rows[2]["error"]
     assert "expected finite weights, got NaN" in rows[3]["error"]
     code, again = command(capsys, *models, "--output", out, "--resume")
@@ -148,6 +154,12 @@ def test_one_model_under_several_names_has_a_row_and_files_for_each(capsys, tiny
         (["./random", "--seed", "-1"], "--seed: expected 0 to"),
         (["./random", "--batch-size", "0"], "--batch-size: expected 1 or more"),
         (["./random", "--device", "abacus"], "--device: expected auto"),
+        (
+            ["./random", "--embeddings", "x.pt"],
+            "--embeddings x.pt: expected a name that ends with .safetensors or .npy",
+        ),
+        (["./random", "--truncate-dim", "0"], "--truncate-dim: expected 1 or more components, got 0"),
+        (["./random", "--device-map", "auto", "--device", "cpu"], "--device-map auto: expected one of them, got both"),
         (["./random", "--separator", ""], "--separator: expected some text without digits"),
         (["./random", "--separator", "1"], "--separator: expected some text without digits"),
         (["./random", "--mteb", "mteb"], "expected one result, got those of the revisions"),

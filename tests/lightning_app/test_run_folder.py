@@ -1,22 +1,26 @@
 """What may be done to a folder that exists."""
 
+import copy
 import getpass
 import json
 import platform
+import re
 import socket
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lightning_app.config import StageConfig, TrainConfig
+from lightning_app.config import EvaluateConfig, LoraConfig, StageConfig, TrainConfig
 from lightning_app.run_folder import check_folder, environment, make_folder
 
-CONFIG = TrainConfig(seed=1).to_dict()
+CONFIG = TrainConfig(seed=1)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    make_folder(tmp_path / "run", CONFIG)
+    make_folder(tmp_path / "run", CONFIG.to_dict())
     (tmp_path / "run" / "report.md").write_text("kept?")
     return tmp_path / "run"
 
@@ -39,9 +43,7 @@ def test_an_existing_run_is_refused_without_a_flag(run: Path) -> None:
 
 def test_a_run_is_resumed_with_its_settings(run: Path) -> None:
     assert check_folder(run, CONFIG, resume=True, overwrite=False) is True
-    others = TrainConfig(
-        seed=1, resume=True, json=True, offline=True, cache="c", config="f", output="elsewhere"
-    ).to_dict()
+    others = TrainConfig(seed=1, resume=True, json=True, offline=True, cache="c", config="f", output="elsewhere")
     assert check_folder(run, others, resume=True, overwrite=False) is True
 
 
@@ -59,9 +61,69 @@ def test_a_run_is_resumed_with_its_settings(run: Path) -> None:
 )
 def test_a_resume_with_other_settings_shows_the_difference(run: Path, changed: TrainConfig, shown: str) -> None:
     with pytest.raises(ValueError, match="--resume .*run: expected the settings of the run") as error:
-        check_folder(run, changed.to_dict(), resume=True, overwrite=False)
+        check_folder(run, changed, resume=True, overwrite=False)
     assert shown in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def _without(content: dict[str, Any], *places: tuple[Any, ...]) -> dict[str, Any]:
+    """The content of config.json as it was before the settings at these places were known."""
+    older = copy.deepcopy(content)
+    for *above, key in places:
+        part = older
+        for step in above:
+            part = part[step]
+        del part[key]
+    return older
+
+
+NEWER = [
+    ("dtype",),
+    ("lora", "use_dora"),
+    ("stages", 0, "patience"),
+    ("stages", 1, "classes"),
+    ("merges",),
+    ("stages",),
+]
+"""Settings of every kind: plain, nested, in a list of stages, a list, and all the stages."""
+
+
+@pytest.mark.parametrize("places", [*([place] for place in NEWER), NEWER[:-1], [("lora",)]], ids=str)
+def test_a_run_that_is_older_than_a_setting_was_made_with_its_default(run: Path, places: list[tuple[Any, ...]]) -> None:
+    (run / "config.json").write_text(json.dumps(_without(CONFIG.to_dict(), *places)))
+    assert check_folder(run, CONFIG, resume=True, overwrite=False) is True
+
+
+@pytest.mark.parametrize(
+    ("place", "changed", "shown"),
+    [
+        (("dtype",), TrainConfig(seed=1, dtype="bfloat16"), "dtype: None before, 'bfloat16' now"),
+        (
+            ("lora", "use_dora"),
+            TrainConfig(seed=1, lora=LoraConfig(use_dora=True)),
+            "lora.use_dora: False before, True",
+        ),
+        (
+            ("stages", 1, "patience"),
+            replace(CONFIG, stages=(CONFIG.stages[0], replace(CONFIG.stages[1], patience=5))),
+            "stages.1.patience: 2 before, 5 now",
+        ),
+        (("merges",), TrainConfig(seed=1, merges=("soup",)), "merges.1: 'karcher' before, None now"),
+    ],
+)
+def test_a_setting_that_an_older_run_did_not_know_is_compared_with_its_default(
+    run: Path, place: tuple[Any, ...], changed: TrainConfig, shown: str
+) -> None:
+    (run / "config.json").write_text(json.dumps(_without(CONFIG.to_dict(), place)))
+    with pytest.raises(ValueError, match=re.escape(shown)):
+        check_folder(run, changed, resume=True, overwrite=False)
+
+
+def test_a_setting_that_has_no_default_or_is_no_longer_known_is_a_difference(tmp_path: Path) -> None:
+    now = EvaluateConfig(models=("tiny-llm",))
+    make_folder(tmp_path / "out", _without(now.to_dict(), ("models",)) | {"gone": 3})
+    with pytest.raises(ValueError, match=re.escape("gone: 3 before, None now; models.0: None before, 'tiny-llm' now")):
+        check_folder(tmp_path / "out", now, resume=True, overwrite=False)
 
 
 def test_overwriting_a_run_is_allowed_and_empties_it(run: Path) -> None:

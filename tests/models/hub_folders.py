@@ -7,9 +7,14 @@ named and never there, tokenizer settings that transformers 5 does not act on, a
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -23,23 +28,37 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from models import backbones
 from models.backbones import BACKBONES
 from models.tiny_llm import build_tiny_tokenizer
+from tests.models import nomic_oracle
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHARACTERS = ["▁", "\n", *"<>|:.,()-0123456789abcdefghijklmnopqrstuvwxyzIQ"]
 NAMES = (
     *("qwen3-0.6b", "qwen3-4b", "qwen3-8b", "e5-mistral", "gte-qwen2-1.5b", "gte-qwen2-7b", "gritlm", "nemotron-8b"),
-    *("bge-gemma2", "embeddinggemma", "me5-large", "gte-multilingual", "gte-large"),
+    *("bge-gemma2", "embeddinggemma", "me5-large", "gte-multilingual", "gte-large", "nomic-moe"),
 )
-"""Every model of the paper's Table 1 but nomic's mixture of experts."""
-
-SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
-DECODER = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 96}
+"""Every model of the paper's Table 1."""
 
 
-def write_hub_folder(cache: Path, name: str) -> Path:
-    """The snapshot of the row's repository, in a hub cache that is read without a network."""
+@contextmanager
+def tiny_rows(dimension: int = 16) -> Iterator[None]:
+    """Inside the block the rows of the hub's models say the length of these folders' embeddings, and their commit.
+
+    A test whose module imports from here has it from `tests/conftest.py`.
+    """
+    rows = tuple(
+        replace(row, dimension=dimension, revision=COMMIT) if row.name in NAMES else row for row in backbones._ROWS
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "_ROWS", rows)
+        patch.setattr(backbones, "BACKBONES", MappingProxyType({row.name: row for row in rows}))
+        yield
+
+
+def write_hub_folder(cache: Path, name: str, *, width: int = 16) -> Path:
+    """The snapshot of the row's repository, in a hub cache that is read without a network; 4 bits need width 64."""
     row = BACKBONES[name]
     assert row.repo_id is not None
     repository = cache / f"models--{row.repo_id.replace('/', '--')}"
@@ -48,9 +67,10 @@ def write_hub_folder(cache: Path, name: str) -> Path:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
     family = next(each for each in _FAMILIES if name.startswith(each))
-    _FAMILIES[family](folder, name)
+    _FAMILIES[family](folder, name, width)
     if family != "gritlm":
-        _write_modules(folder, row.pooling, dense=family == "embeddinggemma", normalize=row.normalize)
+        width = 16 if family == "nomic" else width
+        _write_modules(folder, row.pooling, width=width, dense=family == "embeddinggemma", normalize=row.normalize)
     return folder
 
 
@@ -60,17 +80,17 @@ def edit_json(file: Path, drop: tuple[str, ...] = (), **entries: Any) -> None:
     file.write_text(json.dumps({key: value for key, value in {**content, **entries}.items() if key not in drop}))
 
 
-def _qwen3(folder: Path, name: str) -> None:
+def _qwen3(folder: Path, name: str, width: int) -> None:
     tokenizer = _qwen_tokenizer(eos_token="<|im_end|>")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <|endoftext|>", pair="$A $B <|endoftext|>", special_tokens=[("<|endoftext|>", 256)]
     )
-    _save(folder, "Qwen3", tokenizer, **DECODER, head_dim=8, eos_token_id=256)
+    _save(folder, "Qwen3", tokenizer, **_decoder(width), head_dim=width // 2, eos_token_id=256)
     edit_json(folder / "tokenizer_config.json", padding_side="left", tokenizer_class="Qwen2Tokenizer")
 
 
-def _gte_qwen2(folder: Path, name: str) -> None:
-    _save(folder, "Qwen2", _qwen_tokenizer(eos_token="<|endoftext|>"), **DECODER)
+def _gte_qwen2(folder: Path, name: str, width: int) -> None:
+    _save(folder, "Qwen2", _qwen_tokenizer(eos_token="<|endoftext|>"), **_decoder(width))
     code = {"AutoModel": "modeling_qwen.Qwen2Model", "AutoModelForCausalLM": "modeling_qwen.Qwen2ForCausalLM"}
     edit_json(folder / "config.json", is_causal=False, auto_map=code)
     fast = ["tokenization_qwen.Qwen2Tokenizer", "tokenization_qwen.Qwen2TokenizerFast"]
@@ -82,22 +102,22 @@ def _gte_qwen2(folder: Path, name: str) -> None:
     )
 
 
-def _e5_mistral(folder: Path, name: str) -> None:
-    _save(folder, "Mistral", _llama_tokenizer(), **DECODER, sliding_window=80)
+def _e5_mistral(folder: Path, name: str, width: int) -> None:
+    _save(folder, "Mistral", _llama_tokenizer(), **_decoder(width), sliding_window=80)
     edit_json(folder / "tokenizer_config.json", add_bos_token=True, add_eos_token=True)
 
 
-def _gritlm(folder: Path, name: str) -> None:
+def _gritlm(folder: Path, name: str, width: int) -> None:
     """A MistralForCausalLM: names with a prefix, and a head that no embedding reads."""
-    _save(folder, "Mistral", _llama_tokenizer(), head=True, **DECODER, sliding_window=None)
+    _save(folder, "Mistral", _llama_tokenizer(), head=True, **_decoder(width), sliding_window=None)
     code = {"AutoModelForCausalLM": "modeling_gritlm7b.MistralForCausalLM"}
     edit_json(folder / "config.json", auto_map=code, architectures=["MistralForCausalLM"])
 
 
-def _nemotron(folder: Path, name: str) -> None:
+def _nemotron(folder: Path, name: str, width: int) -> None:
     tokenizer = build_tiny_tokenizer(max_tokens=96)
     tokenizer.padding_side = "left"
-    _save(folder, "Llama", tokenizer, **DECODER)
+    _save(folder, "Llama", tokenizer, **_decoder(width))
     code = {
         "AutoConfig": "llama_bidirectional_model.LlamaBidirectionalConfig",
         "AutoModel": "llama_bidirectional_model.LlamaBidirectionalModel",
@@ -112,38 +132,40 @@ def _nemotron(folder: Path, name: str) -> None:
     )
 
 
-def _bge_gemma2(folder: Path, name: str) -> None:
+def _bge_gemma2(folder: Path, name: str, width: int) -> None:
     tokenizer = _gemma_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 2)]
     )
-    _save(folder, "Gemma2", tokenizer, **DECODER, head_dim=4, sliding_window=80, query_pre_attn_scalar=4)
+    _save(
+        folder, "Gemma2", tokenizer, **_decoder(width), head_dim=width // 4, sliding_window=80, query_pre_attn_scalar=4
+    )
     edit_json(folder / "tokenizer_config.json", add_bos_token=True, add_eos_token=True, padding_side="left")
 
 
-def _embeddinggemma(folder: Path, name: str) -> None:
+def _embeddinggemma(folder: Path, name: str, width: int) -> None:
     tokenizer = _gemma_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", pair="<bos> $A $B <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
     )
-    settings = {"head_dim": 4, "sliding_window": 80, "query_pre_attn_scalar": 4}
-    _save(folder, "Gemma3Text", tokenizer, **DECODER, **settings, use_bidirectional_attention=True)
+    settings = {"head_dim": width // 4, "sliding_window": 80, "query_pre_attn_scalar": 4}
+    _save(folder, "Gemma3Text", tokenizer, **_decoder(width), **settings, use_bidirectional_attention=True)
 
 
-def _me5(folder: Path, name: str) -> None:
-    _save(folder, "XLMRoberta", _xlmr_tokenizer(), **SIZES, max_position_embeddings=98, pad_token_id=1)
+def _me5(folder: Path, name: str, width: int) -> None:
+    _save(folder, "XLMRoberta", _xlmr_tokenizer(), **_sizes(width), max_position_embeddings=98, pad_token_id=1)
 
 
-def _gte(folder: Path, name: str) -> None:
+def _gte(folder: Path, name: str, width: int) -> None:
     multilingual = name == "gte-multilingual"
     tokenizer = _xlmr_tokenizer() if multilingual else _bert_tokenizer()
-    sizes = {**SIZES, "num_attention_heads": 2, "max_position_embeddings": 96}
+    sizes = {**_sizes(width), "num_attention_heads": 2, "max_position_embeddings": 96}
     types, pad = (1, 1) if multilingual else (2, 0)
     _save(folder, "Gte", tokenizer, **sizes, type_vocab_size=types, pad_token_id=pad)
     if multilingual:
         file = folder / "model.safetensors"
         state = {f"new.{key}": value for key, value in load_file(file).items()}
-        save_file({**state, "classifier.weight": torch.ones(1, 16)}, file, metadata={"format": "pt"})
+        save_file({**state, "classifier.weight": torch.ones(1, width)}, file, metadata={"format": "pt"})
     edit_json(
         folder / "config.json",
         drop=("rope_parameters",),
@@ -165,6 +187,12 @@ def _gte(folder: Path, name: str) -> None:
     )
 
 
+def _nomic(folder: Path, name: str, width: int) -> None:
+    tokenizer = _xlmr_tokenizer()
+    nomic_oracle.write_folder(folder)
+    tokenizer.save_pretrained(folder)
+
+
 _FAMILIES = {
     "qwen3": _qwen3,
     "e5-mistral": _e5_mistral,
@@ -175,7 +203,17 @@ _FAMILIES = {
     "embeddinggemma": _embeddinggemma,
     "me5": _me5,
     "gte": _gte,
+    "nomic": _nomic,
 }
+
+
+def _sizes(width: int) -> dict[str, int]:
+    inner = width * 3 // 2 if width < 64 else width * 2
+    return {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def _decoder(width: int) -> dict[str, int]:
+    return {**_sizes(width), "num_key_value_heads": 2, "max_position_embeddings": 96}
 
 
 def _save(
@@ -229,7 +267,7 @@ def _bert_tokenizer() -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})
 
 
-def _write_modules(folder: Path, pooling: str, *, dense: bool, normalize: bool) -> None:
+def _write_modules(folder: Path, pooling: str, *, width: int, dense: bool, normalize: bool) -> None:
     """modules.json and its folders as sentence-transformers 2 to 5 wrote them."""
     kinds = ["Transformer", "Pooling", *(["Dense", "Dense"] if dense else []), *(["Normalize"] if normalize else [])]
     modules = [
@@ -247,8 +285,8 @@ def _write_modules(folder: Path, pooling: str, *, dense: bool, normalize: bool) 
     chosen = {"cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken"}[pooling]
     (folder / "1_Pooling").mkdir()
     flags = {f"pooling_mode_{mode}": mode == chosen for mode in modes}
-    edit_json(folder / "1_Pooling" / "config.json", word_embedding_dimension=16, include_prompt=True, **flags)
-    sizes = [(16, 32), (32, 16)] if dense else []
+    edit_json(folder / "1_Pooling" / "config.json", word_embedding_dimension=width, include_prompt=True, **flags)
+    sizes = [(width, 32), (32, width)] if dense else []
     for index, (before, after) in enumerate(sizes, start=2):
         layer = folder / f"{index}_Dense"
         layer.mkdir()

@@ -73,8 +73,13 @@ def test_the_folder_says_where_it_comes_from(
     assert config["target_modules"] == sorted(config["target_modules"])
     manifest = verify_manifest(folder)
     assert manifest["base"] == {
-        "name": "tiny-llm", "path": str(tiny_folder), "revision": None, "fingerprint": fingerprint(tiny_folder)
-    }  # fmt: skip
+        "name": "tiny-llm",
+        "path": str(tiny_folder),
+        "revision": None,
+        "fingerprint": fingerprint(tiny_folder),
+        "bidirectional": False,
+        "plain_peft": {"loads": True},
+    }
     assert manifest["stage"] == "six"
     assert set(manifest["files"]) == {"adapter_config.json", "adapter_model.safetensors", "metrics.json"}
 
@@ -82,12 +87,12 @@ def test_the_folder_says_where_it_comes_from(
 def test_a_hub_base_is_recorded_by_id_and_commit(
     tiny_folder: Path, texts: list[str], labels: torch.Tensor, tmp_path: Path
 ) -> None:
-    snapshot = tmp_path / "models--intfloat--e5-mistral-7b-instruct" / "snapshots" / "c0ffee"
+    snapshot = tmp_path / "models--owner--model" / "snapshots" / "c0ffee"
     shutil.copytree(tiny_folder, snapshot)
     embedder = trained_embedder(snapshot, texts, labels)
-    folder = save_adapter(embedder, tmp_path / "stage", base_name="e5-mistral", base_folder=snapshot)
+    folder = save_adapter(embedder, tmp_path / "stage", base_name="owner/model", base_folder=snapshot)
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == ("intfloat/e5-mistral-7b-instruct", "c0ffee")
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/model", "c0ffee")
     assert verify_manifest(folder)["base"]["path"] == str(snapshot)
     assert check_adapter_roundtrip(folder, embedder, texts) <= 1e-5
 

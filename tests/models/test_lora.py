@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,12 @@ from torch import nn
 
 from models.backbones import BACKBONES
 from models.embedder import encode, load_embedder
-from models.lora import add_lora, block_stack, target_modules
+from models.lora import add_lora, block_stack, target_modules, target_parameters
+from models.nomic_moe import load_nomic_moe
+from models.tiny_llm import build_tiny_llm
+from tests.models.nomic_oracle import write_folder
 
+EXPERTS = BACKBONES["nomic-moe"].expert_parameters
 LLAMA = {"self_attn": ["q_proj", "k_proj", "v_proj", "o_proj"], "mlp": ["gate_proj", "up_proj", "down_proj"]}
 
 
@@ -75,6 +80,103 @@ def test_the_update_is_alpha_over_r_times_b_a(tiny_folder: Path, texts: list[str
     ours, expected = encode(embedder, texts), encode(by_hand, texts)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
     assert (ours - encode(load_embedder(tiny_folder), texts)).abs().max() > 1e-2
+
+
+def test_rslora_divides_by_the_root_of_the_rank(tiny_folder: Path, texts: list[str]) -> None:
+    embedder = load_embedder(tiny_folder, dtype=torch.float64)
+    add_lora(embedder, r=4, alpha=6, targets=["up_proj"], adapt_top=1, use_rslora=True)
+    layer = embedder[0].model.base_model.model.layers[1].mlp.up_proj
+    by_hand = load_embedder(tiny_folder, dtype=torch.float64)
+    with torch.no_grad():
+        layer.lora_B["default"].weight.normal_(generator=torch.Generator().manual_seed(0))
+        update = 6 / 4**0.5 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        by_hand[0].model.layers[1].mlp.up_proj.weight += update
+    torch.testing.assert_close(encode(embedder, texts), encode(by_hand, texts), rtol=0, atol=1e-6)
+
+
+def test_dora_gives_each_row_of_the_updated_weight_its_length(tiny_folder: Path, texts: list[str]) -> None:
+    """Oracle: eq. 5 of arXiv:2402.09353 on the dense weights, in float64."""
+    embedder = load_embedder(tiny_folder, dtype=torch.float64)
+    add_lora(embedder, r=2, alpha=6, targets=["up_proj"], adapt_top=1, use_dora=True)
+    layer = embedder[0].model.base_model.model.layers[1].mlp.up_proj
+    by_hand = load_embedder(tiny_folder, dtype=torch.float64)
+    weight = by_hand[0].model.layers[1].mlp.up_proj.weight
+    with torch.no_grad():
+        torch.testing.assert_close(layer.lora_magnitude_vector["default"].weight, weight.norm(dim=1))
+        generator = torch.Generator().manual_seed(0)
+        layer.lora_B["default"].weight.normal_(generator=generator)
+        lengths = torch.rand(24, generator=generator, dtype=torch.float64) + 0.5
+        layer.lora_magnitude_vector["default"].weight.copy_(lengths)
+        moved = weight + 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        weight.copy_(lengths[:, None] * moved / moved.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(encode(embedder, texts), encode(by_hand, texts), rtol=0, atol=1e-6)
+
+
+def experts_embedder(folder: Path) -> SentenceTransformer:
+    embedder = build_tiny_llm(hidden_size=16, layers=1, heads=2, intermediate_size=24, max_tokens=64)
+    embedder[0].model = load_nomic_moe(write_folder(folder))
+    return embedder.eval()
+
+
+def test_experts_are_adapted_and_their_router_is_not(tmp_path: Path, texts: list[str]) -> None:
+    """Oracle: the product added to the stacked weights by hand."""
+    embedder, by_hand = experts_embedder(tmp_path / "first"), experts_embedder(tmp_path / "second")
+    add_lora(embedder, r=2, alpha=6, expert_parameters=EXPERTS)
+    names = adapted_names(embedder)
+    assert len(names) == 4 * 2 + 2 * 2 + 2 * 2
+    assert not any("router" in name for name in names)
+    inner = embedder[0].model.base_model.model.encoder.layers[1].mlp.experts.mlp
+    while hasattr(inner, "lora_B"):
+        with torch.no_grad():
+            inner.lora_B["default"].weight.normal_(generator=torch.Generator().manual_seed(1))
+            update = 3.0 * inner.lora_B["default"].weight @ inner.lora_A["default"].weight
+            getattr(by_hand[0].model.encoder.layers[1].mlp.experts.mlp, inner.parameter_name).add_(update)
+        inner = inner.base_layer
+    expected = encode(by_hand, texts)
+    torch.testing.assert_close(encode(embedder, texts), expected, rtol=0, atol=2e-6)
+    assert (expected - encode(experts_embedder(tmp_path / "third"), texts)).abs().max() > 1e-3
+
+
+def test_the_top_layers_have_the_experts_that_are_in_them(tmp_path: Path) -> None:
+    model = load_nomic_moe(write_folder(tmp_path / "nomic"))
+    both = [f"encoder.layers.3.{name}" for name in EXPERTS]
+    assert target_parameters(model, EXPERTS, adapt_top=2) == both
+    assert target_parameters(model, EXPERTS) == [f"encoder.layers.1.{name}" for name in EXPERTS] + both
+    assert target_modules(model, targets=BACKBONES["nomic-moe"].lora_targets, adapt_top=1) == [
+        f"encoder.layers.3.attn.{name}" for name in ("Wqkv", "out_proj")
+    ]
+    with pytest.raises(ValueError, match=r"linear layers of the last 1 blocks \(Wqkv, layer, out_proj\), got fc1;"):
+        target_modules(model, targets=["fc1"], adapt_top=1)
+    with pytest.raises(ValueError, match=r"weights in the blocks of NomicMoeModel, got 'mlp.experts.w1'"):
+        target_parameters(model, ["mlp.experts.w1"])
+
+
+def test_experts_alone_are_adapted_where_no_linear_layer_is_named(tmp_path: Path) -> None:
+    embedder = experts_embedder(tmp_path / "nomic")
+    add_lora(embedder, r=2, targets=(), expert_parameters=EXPERTS)
+    assert len(adapted_names(embedder)) == 4
+    assert all(".experts." in name for name in adapted_names(embedder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dropout": 0.1}, r"--lora\.dropout 0\.1: .*stacked experts"),
+        ({"use_dora": True}, r"--lora\.use-dora: .*stacked"),
+    ],
+)
+def test_what_experts_cannot_have_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    embedder = experts_embedder(tmp_path / "nomic")
+    with pytest.raises(ValueError, match=message):
+        add_lora(embedder, r=2, expert_parameters=EXPERTS, **settings)
+    assert not adapted_names(embedder)
+
+
+def test_a_new_dora_adapter_is_the_identity_up_to_rounding(tiny_folder: Path, texts: list[str]) -> None:
+    embedder = load_embedder(tiny_folder)
+    before = encode(embedder, texts)
+    add_lora(embedder, use_dora=True)
+    torch.testing.assert_close(encode(embedder, texts), before, rtol=0, atol=1e-6)
 
 
 def test_a_new_adapter_is_the_identity(tiny_folder: Path, texts: list[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 from models.attention import reads_ahead
 from models.lora import target_modules
@@ -71,14 +72,16 @@ def test_published_model_has_the_tensors_and_parameters_of_its_card() -> None:
     assert sum(weight.numel() for weight in model.parameters()) == 475_292_928
 
 
-def test_written_folder_is_the_hubs_and_loads_again(folder: Path, tmp_path: Path) -> None:
+def test_written_folder_has_the_hubs_tensors_and_settings_and_a_type_that_plain_transformers_refuses(folder: Path, tmp_path: Path) -> None:
     load_nomic_moe(folder).save_pretrained(tmp_path)
     original, written = (load_file(each / "model.safetensors") for each in (folder, tmp_path))
     assert written.keys() == original.keys()
     assert all(torch.equal(written[name], original[name]) for name in original)
     settings = json.loads((tmp_path / "config.json").read_text())
     left = {name: (value, settings.get(name)) for name, value in CONFIG.items() if settings.get(name) != value}
-    assert left.keys() <= {"torch_dtype"}
+    assert left.keys() <= {"torch_dtype", "model_type", "architectures"}
+    with pytest.raises(ValueError, match="does not recognize this architecture"):
+        AutoModel.from_pretrained(tmp_path)
     assert settings["dtype"] == "float32"
     again = load_nomic_moe(tmp_path)
     assert again.config.to_dict().items() >= {"n_layer": 4, "moe_every_n_layers": 2}.items()

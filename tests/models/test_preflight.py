@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from models.backbones import BACKBONES
 from models.embedder import load_embedder
 from models.lora import add_lora
 from models.losses import supervised_contrastive_loss
+from models.nomic_moe import load_nomic_moe
 from models.preflight import preflight
+from models.tiny_llm import build_tiny_llm
+from tests.models.nomic_oracle import write_folder
 
 
 @pytest.fixture
@@ -61,6 +66,55 @@ def test_over_a_bfloat16_base_it_passes(tiny_folder: Path, texts: list[str], lab
     embedder = load_embedder(tiny_folder, dtype=torch.bfloat16)
     add_lora(embedder, r=2)
     run(embedder, texts, labels)
+
+
+def dora(folder: Path, **settings: Any) -> SentenceTransformer:
+    embedder = load_embedder(folder, **settings)
+    add_lora(embedder, r=2, use_dora=True)
+    return embedder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dora_adapter_passes(dtype: torch.dtype, tiny_folder: Path, texts: list[str], labels: Tensor) -> None:
+    embedder = dora(tiny_folder, dtype=dtype)
+    found = preflight(embedder, texts, labels, supervised_contrastive_loss)
+    assert len(found.adapted) == 14
+    assert found.trainable == 2 * (2 * (4 * (16 + 16) + 3 * (16 + 24)) + 4 * 16 + 2 * 24 + 16)
+
+
+def test_a_dora_magnitude_that_is_not_the_rows_length(tiny_folder: Path, texts: list[str], labels: Tensor) -> None:
+    embedder = dora(tiny_folder)
+    with torch.no_grad():
+        layer_of(embedder, "layers.1.mlp.up_proj").lora_magnitude_vector["default"].weight.mul_(1.01)
+    with pytest.raises(ValueError, match="expected unchanged embeddings from a fresh adapter, got a change of"):
+        run(embedder, texts, labels)
+
+
+def test_a_frozen_or_rounded_dora_magnitude(tiny_folder: Path, texts: list[str], labels: Tensor) -> None:
+    embedder = dora(tiny_folder)
+    magnitude = layer_of(embedder, "layers.0.mlp.up_proj").lora_magnitude_vector["default"]
+    magnitude.weight.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=r"lora_magnitude_vector of layers\.0\.mlp\.up_proj to be trainable, got a froz"
+    ):
+        run(embedder, texts, labels)
+    magnitude.to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"lora_magnitude_vector of layers\.0\.mlp\.up_proj in float32, got torch\.bf"):
+        run(embedder, texts, labels)
+
+
+def test_experts_are_named_by_their_weights(tmp_path: Path, texts: list[str], labels: Tensor) -> None:
+    embedder = build_tiny_llm(hidden_size=16, layers=1, heads=2, intermediate_size=24, max_tokens=64)
+    embedder[0].model = load_nomic_moe(write_folder(tmp_path / "nomic"))
+    add_lora(embedder, r=2, expert_parameters=BACKBONES["nomic-moe"].expert_parameters)
+    found = preflight(embedder, texts, labels, supervised_contrastive_loss)
+    assert {name for name in found.adapted if "experts" in name} == {
+        f"encoder.layers.{layer}.mlp.experts.mlp.{name}" for layer in (1, 3) for name in ("w1", "w2")
+    }
+    assert len(found.adapted) == 4 * 2 + 2 * 2 + 4
+    layer_of(embedder, "encoder.layers.1.mlp.experts.mlp").forward = lambda states, *_: torch.zeros_like(states)
+    with pytest.raises(ValueError, match=r"use the adapter on encoder\.layers\.1\.mlp\.experts\.mlp\.w., but it never"):
+        run(embedder, texts, labels)
 
 
 def test_an_adapter_that_the_forward_does_not_use(bert_folder: Path, texts: list[str], labels: Tensor) -> None:

@@ -1,30 +1,20 @@
-"""Counts without weights against the models themselves, and the estimate of activations against what autograd keeps."""
+"""Counts without weights against the models themselves."""
 
 import json
 import shutil
 
 import pytest
 import torch
-from peft import LoraConfig as PeftConfig
-from peft import get_peft_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
-from transformers import (
-    Gemma2Config,
-    Gemma2Model,
-    LlamaConfig,
-    LlamaModel,
-    Qwen3Config,
-    Qwen3Model,
-    T5Config,
-    T5EncoderModel,
-    T5Model,
-)
+from transformers import LlamaConfig, LlamaModel, Qwen3Model, T5Config, T5EncoderModel, T5Model
 
-from models.backbones import find_backbone
+from models.backbones import BACKBONES, find_backbone
 from models.embedder import load_embedder
-from models.lora import add_lora, target_modules
-from models.sizes import model_sizes, training_memory
+from models.lora import add_lora
+from models.sizes import model_sizes
+from tests.models.hub_folders import tiny_rows, write_hub_folder
+from tests.models.storages import storage_bytes
 
 
 def trainable(module):
@@ -116,70 +106,32 @@ def test_what_add_lora_refuses_is_refused(tiny_folder, tmp_path):
         model_sizes(tmp_path)
 
 
-def kept_by_autograd(model, *, texts, tokens, mixed):
-    """Bytes that one forward pass keeps for the backward pass, the weights themselves left out."""
-    own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    ids = torch.randint(0, 50, (texts, tokens), generator=torch.Generator().manual_seed(0))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", enabled=mixed):
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return sum(size for size, _ in kept.values())
-
-
-SHAPE = {"vocab_size": 60, "hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 3, "head_dim": 24}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-
-
 @pytest.mark.parametrize(
-    ("build", "configure", "dtype", "precision"),
+    ("name", "width", "loading", "adapting"),
     [
-        (Qwen3Model, Qwen3Config, torch.float32, "32-true"),
-        (Qwen3Model, Qwen3Config, torch.bfloat16, "32-true"),
-        (Qwen3Model, Qwen3Config, torch.float32, "bf16-mixed"),
-        (Qwen3Model, Qwen3Config, torch.bfloat16, "bf16-mixed"),
-        (Gemma2Model, Gemma2Config, torch.float32, "32-true"),
+        ("e5-mistral", 64, {"quantization": "nf4"}, {"use_dora": True}),
+        ("gte-multilingual", 64, {"quantization": "fp4", "dtype": torch.bfloat16}, {"adapt_top": 1}),
+        ("me5-large", 64, {"quantization": "int8"}, {}),
+        ("me5-large", 64, {"dtype": torch.bfloat16}, {"use_dora": True}),
+        ("embeddinggemma", 64, {"quantization": "int8"}, {"dense": "train"}),
+        ("nomic-moe", 16, {"dtype": torch.bfloat16}, {}),
     ],
 )
-def test_activations_are_within_a_quarter_of_what_autograd_keeps(tmp_path, build, configure, dtype, precision):
-    model = build(configure(**SHAPE, **HEADS)).to(dtype)
-    model.save_pretrained(tmp_path / "model")
-    sizes = model_sizes(tmp_path / "model", r=2)
-    assert (sizes.eager_heads > 0) == (build is Gemma2Model)
-    adapted = get_peft_model(model, PeftConfig(r=2, target_modules=target_modules(model))).train()
-    kept = kept_by_autograd(adapted, texts=4, tokens=48, mixed=precision == "bf16-mixed")
-    estimate = training_memory(sizes, texts=4, tokens=48, precision=precision)["activations"]
-    assert 0.75 < estimate / kept < 1.25
-
-
-def test_the_states_are_those_of_adamw(tiny_folder):
-    embedder = load_embedder(tiny_folder)
-    add_lora(embedder, r=4)
-    weights = [each for each in embedder.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(weights)
-    embedder(embedder.preprocess(["1, 2"]))["sentence_embedding"].sum().backward()
-    optimizer.step()
-    moments = sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.ndim)
-    memory = training_memory(model_sizes(tiny_folder, r=4), texts=1, tokens=1)
-    assert memory["optimizer"] == moments
-    assert memory["gradients"] == memory["adapter"] == sum(each.grad.nbytes for each in weights)
-
-
-def test_devices_precision_and_the_copy_at_the_end_of_a_stage(tiny_folder):
-    sizes = model_sizes(tiny_folder, r=4)
-    one, two = (training_memory(sizes, texts=8, tokens=64, devices=devices) for devices in (1, 2))
-    assert one["buckets"] == 0
-    assert two["buckets"] == two["gradients"]
-    half = training_memory(sizes, texts=8, tokens=64, precision="bf16-true")
-    assert half["weights"] == 2 * sizes.parameters
-    assert 2 * half["optimizer"] == one["optimizer"]
-    short = training_memory(sizes, texts=1, tokens=1)
-    assert short["peak"] == short["stage_end"] == 2 * sizes.weight_bytes + 4 * 4 * sizes.trainable
-    with pytest.raises(ValueError, match=r"--precision: expected one of 32-true, .* got '8-true'"):
-        training_memory(sizes, texts=8, tokens=64, precision="8-true")
+def test_what_a_model_is_loaded_as_and_what_is_trained_of_it(name, width, loading, adapting, tmp_path):
+    folder = write_hub_folder(tmp_path, name, width=width)
+    row = BACKBONES[name]
+    adapting = {"r": 3, "targets": row.lora_targets, "expert_parameters": row.expert_parameters, **adapting}
+    sizes = model_sizes(folder, row=row, **adapting, **loading)
+    with tiny_rows(width):
+        stored = load_embedder(name, cache=tmp_path, offline=True)
+        embedder = load_embedder(name, cache=tmp_path, offline=True, **loading)
+    assert sizes.parameters == total(stored)
+    assert sizes.stored_bytes == storage_bytes(stored)
+    adapted = add_lora(embedder, **adapting)
+    assert sizes.trainable == trainable(embedder)
+    assert sizes.adapted == sum(each.endswith("lora_A.default") for each, _ in adapted.named_modules())
+    embedder.requires_grad_(False)
+    frozen = storage_bytes(embedder) - 4 * sizes.trainable
+    assert sizes.weight_bytes == frozen
+    assert sizes.weight_bytes == sizes.blocks * sizes.block_bytes + sizes.outside_bytes or name == "nomic-moe"
+    assert (sizes.packed_bytes > 0) == ("quantization" in loading)
