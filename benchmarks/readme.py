@@ -16,6 +16,9 @@ GPU_COMMAND = f"python -m benchmarks.gpu_merge --output benchmarks/{GPU_FILE}"
 METRICS_FILE = "gpu_metrics.json"
 METRICS_COMMAND = f"python -m benchmarks.gpu_metrics --output benchmarks/{METRICS_FILE}"
 
+BACKBONES_FILE = "gpu_backbones.json"
+BACKBONES_COMMAND = f"python -m benchmarks.gpu_backbones --output benchmarks/{BACKBONES_FILE}"
+
 UNEVEN = 1.5
 
 Row = Sequence[str]
@@ -29,7 +32,12 @@ def page(results: Sequence[Result], folder: Path, *, quick: bool = False) -> str
         title, before, table = section
         body = f"{before}\n\n{table(mine)}" if mine else f"Not measured; `{command_of(part)}` does."
         sections.append(f"## {title}\n\n{body}{_notes(mine)}")
-    return "\n\n".join([*sections, _metrics_on_a_gpu(folder / METRICS_FILE), _on_a_gpu(folder / GPU_FILE)]) + "\n"
+    sections += [
+        _metrics_on_a_gpu(folder / METRICS_FILE),
+        _on_a_gpu(folder / GPU_FILE),
+        _backbones_on_a_gpu(folder / BACKBONES_FILE),
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 def _heading(results: Sequence[Result], quick: bool) -> str:
@@ -234,6 +242,18 @@ def _metrics_on_a_gpu(file: Path) -> str:
         f"{differences}. Made by `{found['command']}`; versions: {json.dumps(found['versions'])}.\n\n"
         f"{_table(('what', 'ours, s', 'peer, s', 'our memory, MB'), rows)}"
     )
+
+
+def _backbones_on_a_gpu(file: Path) -> str:
+    """Return what ``benchmarks.gpu_backbones`` left in its file, or how it is made."""
+    title = "## Training an 8B-shaped model on a GPU\n\n"
+    if not file.exists():
+        return (
+            f"{title}Not measured. On a machine with a CUDA device `{BACKBONES_COMMAND}` trains a random Mistral of "
+            "e5-mistral's shape with LoRA over nf4 and over bfloat16, with and without gradient checkpointing, and merges on "
+            "the device; the file has memory, times and tokens a second."
+        )
+    return f"{title}```json\n{json.dumps(read_json(file), indent=2)}\n```"
 
 
 def _told(value: float | None, scale: float) -> str:

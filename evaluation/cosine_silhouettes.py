@@ -22,7 +22,7 @@ from evaluation.centring import chunks, rounding
 from evaluation.distances import squared_distances
 from evaluation.silhouettes import SUMS_ELEMENTS, labels_undefined, silhouettes_of_sums
 
-Tile = tuple[slice, Float64[Tensor, "b k"]]
+Tile = tuple[slice, Float64[Tensor, "_ k"]]
 
 # Unit rows in float64 are this close where they are one direction: a few roundings.
 _ONE_DIRECTION = (8 * torch.finfo(torch.float64).eps) ** 2

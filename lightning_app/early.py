@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lightning_app.config import EvaluateConfig, MergeConfig, TrainConfig
 from lightning_app.run_folder import check_folder
+from merging.methods import find_method
 from storage.atomic import refuse_existing
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
@@ -57,7 +58,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
 
 
 def check_merge(config: MergeConfig) -> None:
-    """Refuse a merge whose output folder is taken, or that names a model or a recipe that is not there.
+    """Refuse a merge by an unknown method, whose output folder is taken, or that names a model or recipe that is not there.
 
     Raises:
         ValueError: as the command would say it, later.
@@ -65,8 +66,10 @@ def check_merge(config: MergeConfig) -> None:
     Example:
         >>> check_merge(MergeConfig(method="linear", inputs=("tiny-llm",), output="runs/a-name-that-is-free"))
     """
-    if config.plan or _is_later_rank():
+    if config.plan or _is_later_rank() or (config.method is None and config.recipe is None):
         return
+    if config.method is not None:
+        find_method(config.method)
     if not config.overwrite:
         refuse_existing(config.output)
     _check_files([config.recipe], "a recipe")

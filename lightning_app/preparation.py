@@ -69,11 +69,9 @@ def prepare(config: TrainConfig, data: RunData) -> Run:
         row = row or row_of(base)
         warn_of_memory(config, data, folder=base, row=row)
     accelerated = computes_on_gpu(config)
-    device = torch.device("cuda" if accelerated else "cpu")
-    # Weights in few bits are made on the device that computes with them.
-    place = torch.device("cpu")
-    if accelerated and config.lora.quantization != "none":
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if accelerated else torch.device("cpu")
+    # Proofs and preflight compute where the run does. A process that is forked later must not have touched a GPU.
+    place = torch.device("cpu") if config.strategy == "ddp_fork" else device
     embedder = load_embedder(name, device=place, **loading_options(config))
     suites = {"large": large_suite(), "held-out": held_out_suite(), "matched": matched_suite()}
     if config.data is not None:

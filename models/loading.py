@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from models.adapter import transformer_of
 from models.attention import CAUSAL_BY_DEFAULT, check_attention, config_of, remove_causal_mask
 from models.backbones import Backbone
+from models.empty_transformer import EmptyTransformer, as_loaded
 from models.end_token import append_eos
 from models.native_config import folder_with, native_folder
 from models.nomic_transformer import NomicTransformer, as_transformer
@@ -48,6 +49,8 @@ class LoadOptions:
     device_map: DeviceMap | None = None
     runs_code: bool = False
     """Whether the folder's own code is run; the user's word and its commit were checked before."""
+    weights: bool = True
+    """False for shapes without values, which `load_sharded` then reads; what only values can prove is not proved."""
 
 
 def load_folder(folder: Path, row: Backbone | None, options: LoadOptions) -> SentenceTransformer:
@@ -106,6 +109,13 @@ def _load_view(view: Path, settings: dict[str, Any], row: Backbone | None, optio
     asked: dict[str, Any] = {"device": device, "model_kwargs": model_kwargs, "local_files_only": True}
     if options.runs_code:
         return SentenceTransformer(str(view), **asked, trust_remote_code=True)
+    if not options.weights:
+        kind = read_json(view / "modules.json")[0]["type"]
+        embedder = SentenceTransformer._load_with_module_classes(str(view), {kind: EmptyTransformer}, **asked)
+        module = embedder[0]
+        assert isinstance(module, EmptyTransformer), type(module)
+        as_loaded(module)
+        return embedder
     if not is_nomic_moe(settings):
         return SentenceTransformer(str(view), **asked)
     if options.quantization != "none" or options.device_map is not None:
@@ -190,15 +200,16 @@ def _prove(
     embedder: SentenceTransformer, folder: Path, row: Backbone | None, guide: Backbone | None, options: LoadOptions
 ) -> None:
     """Refuse what is not what its folder and its row say; every message names the folder."""
-    check_tensors(embedder, folder, strict=row is not None)
-    check_finite_weights(embedder, source=str(folder))
+    if options.weights:
+        check_tensors(embedder, folder, strict=row is not None)
+        check_finite_weights(embedder, source=str(folder))
     if options.quantization != "none":
         check_quantised(transformer_of(embedder), source=str(folder))
     if row is not None:
         check_modules(embedder, row, source=str(folder))
         check_dimension(embedder, row, source=str(folder))
         check_last_token(embedder, row, source=str(folder))
-    if guide is not None or options.bidirectional:
+    if options.weights and (guide is not None or options.bidirectional):
         check_attention(embedder, guide, source=str(folder), bidirectional=options.bidirectional)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
 
@@ -35,8 +35,10 @@ def truncate(embedder: SentenceTransformer, dimension: int, *, source: str) -> N
         raise ValueError(
             f"--truncate-dim: expected 1 to {length} components (an embedding of {source}), got {dimension}; change it"
         )
-    for module in embedder:
-        if isinstance(module, Normalize):
+    modules = list(embedder)
+    for place, module in enumerate(modules):
+        # One with a Dense module behind it is not the end: what that module reads has to be whole.
+        if isinstance(module, Normalize) and not any(isinstance(later, Dense) for later in modules[place:]):
             module.register_forward_pre_hook(partial(_cut, dimension=dimension))
     embedder.truncate_dim = dimension
 

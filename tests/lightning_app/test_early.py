@@ -114,6 +114,13 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
             check(config)
 
 
+def test_an_unknown_method_is_told_before_the_models_are_looked_up(tmp_path: Path) -> None:
+    config = MergeConfig(method="slurp", inputs=("a", "b"), output=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="--method: expected .* got 'slurp'; did you mean slerp"):
+        check_merge(config)
+    check_merge(replace(config, method=None))
+
+
 def test_a_plan_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.locate.check_reachable", lambda *_, **__: pytest.fail("it was looked up"))
     check_train(TrainConfig(backbone="e5-mistral", plan=True, output=str(tmp_path)))

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,8 +21,10 @@ from models.embedder import load_embedder
 from models.export import save_adapter, save_embedder
 from models.locate import UnreachableModel
 from models.lora import add_lora
+from models.tiny_llm import build_tiny_llm
 from storage.manifest import weight_files
 from storage.tensor_file import read_header
+from tests.models.storages import storage_bytes
 
 STAGES = (StageConfig(name="one", epochs=2, steps_per_epoch=3), StageConfig(name="two", epochs=1, steps_per_epoch=4))
 
@@ -140,12 +144,12 @@ def test_the_folds_of_a_cross_fit_are_fits_too(config):
 def test_the_command_prints_and_writes_nothing(config, tiny_folder, own_text, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["--backbone", str(tiny_folder), "--data", own_text, "--plan", "--output", "run"]
-    assert main(TrainConfig, "lightning_app.run:train", argv=argv) == 0
+    assert main(TrainConfig, "lightning_app.training:train", argv=argv) == 0
     said = capsys.readouterr().out
     assert said.endswith("\nNothing was started, nothing was written.\n")
     for begin in ("model ", "train ", "stage ", "steps ", "memory ", "peak ", "disk ", "note "):
         assert any(line.startswith(begin) for line in said.splitlines()), begin
-    assert main(TrainConfig, "lightning_app.run:train", argv=[*argv, "--json"]) == 0
+    assert main(TrainConfig, "lightning_app.training:train", argv=[*argv, "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     plan = json.loads(line)
     assert f"{plan['parameters']:,} parameters in float32" in said
@@ -182,3 +186,51 @@ def test_what_a_run_would_refuse_is_said(config, tiny_folder, tmp_path):
     assert plan["memory"]["peak"] is None
     assert plan["memory"]["optimizer"] > 0
     assert any(note.startswith("no tokenizer in the folder") for note in plan["notes"])
+
+
+def test_a_plan_needs_no_lightning(tiny_folder, own_text):
+    program = (
+        "import sys; from lightning_app.config import TrainConfig; from lightning_app.training import train; "
+        f"train(TrainConfig(backbone={str(tiny_folder)!r}, data={own_text!r}, plan=True)); "
+        "print('lightning' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.endswith("Nothing was started, nothing was written.\nFalse\n")
+
+
+def test_a_base_in_few_bits_and_the_merge_that_is_not(config, tmp_path, capsys):
+    built = build_tiny_llm(hidden_size=64, layers=2, heads=2, intermediate_size=128, seed=1)
+    folder = str(save_embedder(built, tmp_path / "wide"))
+    asked = {"backbone": folder, "lora": LoraConfig(r=2, quantization="nf4"), "accelerator": "cpu"}
+    plan = plan_run(config(**asked))
+    memory = plan["memory"]
+    assert memory["weights"] == storage_bytes(load_embedder(folder, quantization="nf4"))
+    assert memory["merged"] == storage_bytes(load_embedder(folder)) + memory["weights"] + memory["adapter"]
+    assert plan_run(config(**asked, merges=()))["memory"]["merged"] == 0
+    said = capsys.readouterr().out
+    assert "memory   32-true, the frozen base in nf4 on one device: weights" in said
+    assert "note     merges take the base as it is stored, and are measured so" in said
+
+
+def test_dtype_dora_checkpointing_and_fsdp_are_planned(config):
+    plain = plan_run(config(accelerator="cpu"))
+    half = plan_run(config(accelerator="cpu", dtype="bfloat16", gradient_checkpointing=True))
+    assert half["dtype"] == "bfloat16"
+    assert half["memory"]["weights"] < 0.51 * plain["memory"]["weights"]
+    assert half["memory"]["activations"] < plain["memory"]["activations"]
+    assert half["disk"] == plain["disk"]
+    dora = plan_run(config(lora=LoraConfig(r=4, alpha=8, use_dora=True)))
+    embedder = load_embedder(dora["folder"])
+    add_lora(embedder, r=4, alpha=8, use_dora=True)
+    assert dora["trainable"] == sum(each.numel() for each in embedder.parameters() if each.requires_grad)
+    assert plan_run(config(lora=LoraConfig(r=4, alpha=8, use_rslora=True)))["trainable"] == plain["trainable"]
+    spread, whole = (plan_run(config(devices=2, strategy=strategy)) for strategy in ("fsdp", "ddp"))
+    assert 2 * spread["memory"]["weights"] == whole["memory"]["weights"] == plain["memory"]["weights"]
+    assert "every device holds the whole model" in whole["notes"]
+    assert any(note.startswith("every device holds its share") for note in spread["notes"])
+
+
+@pytest.mark.parametrize(("kind", "share"), [("nf4", 0.26), ("int8", 0.5)])
+def test_a_rough_plan_knows_few_bits(config, tmp_path, kind, share):
+    plan = plan_run(config(backbone="e5-mistral", cache=str(tmp_path), lora=LoraConfig(quantization=kind)))
+    assert plan["memory"]["weights"] == pytest.approx(share * plan["disk"]["merges"]["soup"])

@@ -20,4 +20,6 @@ def storage_bytes(module: nn.Module) -> int:
             add(getattr(each, "absmax", None))
             add(getattr(each, "code", None))
         add(getattr(state, "offset", None))
+    for each in module.modules():  # after a forward pass int8 has its scales here
+        add(getattr(getattr(each, "state", None), "SCB", None))
     return sum(found.values())

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from transformers import Gemma2Config, Gemma2Model, Qwen3Config, Qwen3Model
@@ -145,10 +146,7 @@ def test_fsdp_spreads_what_is_held_and_gathers_a_block(tiny_folder):
 def test_a_cast_leaves_few_bits_as_they_are(tmp_path):
     embedder, sizes = adapted("e5-mistral", 64, tmp_path, quantization="nf4")
     linear = sizes.packed_parameters
-    assert linear == sum(each.in_features * each.out_features for each in _packed(embedder))
+    layers = [each for each in embedder.modules() if isinstance(each, Linear4bit)]
+    assert linear == sum(each.in_features * each.out_features for each in layers)
     cast = training_memory(sizes, texts=1, tokens=1, precision="bf16-true")["weights"]
     assert cast == sizes.packed_bytes + 2 * (sizes.parameters - linear)
-
-
-def _packed(embedder):
-    return [each for each in embedder.modules() if type(each).__name__ == "Linear4bit"]

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from models.embedder import encode, load_embedder
+from models.truncation import truncate
 from tests.models.hub_folders import write_hub_folder
 
 TEXTS = ["1, 2, 3", "2, 4, 8, 16, 32"]
@@ -32,3 +35,12 @@ def test_all_components_are_the_whole(tiny_folder: Path) -> None:
 def test_other_lengths_are_refused(dimension: int, tiny_folder: Path) -> None:
     with pytest.raises(ValueError, match=f"--truncate-dim: expected 1 to 16 components .*, got {dimension};"):
         load_embedder(tiny_folder, truncate_dim=dimension)
+
+
+def test_a_dense_module_behind_normalize_reads_the_whole() -> None:
+    embedder = load_embedder("tiny-encoder")
+    torch.manual_seed(0)
+    longer = SentenceTransformer(modules=[*embedder, Normalize(), Dense(128, 32, bias=False)], device="cpu").eval()
+    whole = encode(longer, TEXTS)
+    truncate(longer, 8, source="a model")
+    torch.testing.assert_close(encode(longer, TEXTS), whole[:, :8])
