@@ -104,7 +104,7 @@ def _shared(run: Run) -> str:
     config, lora = run.config, run.config.lora
     said = [f"Supervised contrastive loss at temperature {config.temperature:g}, AdamW, seed {config.seed}."]
     if run.adapts:
-        kind = "DoRA" if lora.use_dora else "rsLoRA" if lora.use_rslora else "LoRA"
+        kind = f"{'rs' if lora.use_rslora else ''}{'DoRA' if lora.use_dora else 'LoRA'}"
         said.append(f"{kind} of rank {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}.")
         if lora.quantization != "none":
             said.append(f"The frozen base was in {lora.quantization} meanwhile; merges take it as it is stored.")

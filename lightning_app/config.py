@@ -144,7 +144,7 @@ class TrainConfig(Plain):
     cache: str | None = None
     """Folder of downloaded models. Default: the hub's own."""
     trust_remote_code: bool = False
-    """Run code that a model brings. It needs owner/name@COMMIT or a local folder; no model of BACKBONES needs it."""
+    """Of evaluate.py. A run refuses a model that brings its code: its stages and merges could not be loaded without that code."""
     pickled_weights: bool = False
     """Read a model that has pytorch_model.bin only (weights, no code), by way of a safetensors copy in the cache."""
     config: str | None = None

@@ -141,7 +141,10 @@ def _check_names(names: Sequence[str], taken: Sequence[str]) -> None:
 
 def _check_loading(config: EvaluateConfig) -> None:
     """What is asked of every model is possible here, before the first is looked up."""
-    parse_device_map(config.device_map)
+    spread = parse_device_map(config.device_map)
+    on_gpu = [place for place in spread.values() if place not in ("cpu", "disk")] if isinstance(spread, dict) else []
+    if on_gpu and not torch.cuda.is_available():
+        raise ValueError(f"--device-map: expected cpu or disk, as no GPU is here, got {on_gpu[0]!r}; correct it")
     if config.device_map is not None and config.device != "auto":
         raise ValueError(
             f"--device {config.device} and --device-map {config.device_map}: expected one of them, got both; drop one"

@@ -1,5 +1,6 @@
 """Training one stage, and the folder that it leaves."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,11 @@ def _save_stage(run: Run, stage: StageData, target: Path, metrics: dict[str, Any
         card=card,
         bidirectional=run.config.bidirectional,
     )
-    check_adapter_roundtrip(target, run.embedder, stage.data.texts[:4])
+    try:
+        check_adapter_roundtrip(target, run.embedder, stage.data.texts[:4])
+    except ValueError:
+        shutil.rmtree(target)  # --resume would take it for a finished stage
+        raise
 
 
 def load_stage(run: Run, stage: Path) -> None:

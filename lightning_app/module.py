@@ -16,6 +16,7 @@ from torch import Tensor
 from callbacks.gathering import gathered_rows
 from models.embedder import encode
 from models.losses import supervised_contrastive_loss
+from models.sharding import load_wholes, sharded_copy, whole_tensor
 
 Batch = tuple[dict[str, Any], Tensor]
 
@@ -25,7 +26,8 @@ class ContrastiveEmbedder(LightningModule):
 
     Every rank sees the same global loss over the embeddings of all ranks, with gradients through the gather: the gradient does
     not depend on the number of ranks. A step's randomness (dropout) is a function of (seed, step, rank) alone. Checkpoints
-    hold the trainable weights only.
+    hold the trainable weights only. Under ``ShardedStrategy`` a copy of the embedder is trained whose weights are spread over
+    the ranks; the embedder itself stays whole, on the CPU, and gets what is put back by ``load_state_dict``.
 
     Args:
         embedder: A sentence-transformers model, with an adapter from ``add_lora`` or with all its weights trainable.
@@ -55,6 +57,24 @@ class ContrastiveEmbedder(LightningModule):
         self.embedder = embedder
         self.learning_rate, self.total_steps, self.warmup_steps = learning_rate, total_steps, warmup_steps
         self.temperature, self.prompt, self.seed = temperature, prompt, seed
+        # In a tuple, so that it is no module of this one beside its copy.
+        self._whole: tuple[SentenceTransformer, ...] = ()
+
+    def configure_model(self) -> None:
+        """Put a sharded copy in the embedder's place where the strategy has a mesh of devices; all ranks together."""
+        if self.device_mesh is not None and not self._whole:
+            self._whole = (self.embedder.to("cpu"),)
+            self.embedder = sharded_copy(self._whole[0], self.device_mesh["data_parallel"])
+
+    def on_train_end(self) -> None:
+        """Give the whole embedder what the copy has learned."""
+        if self._whole:
+            self.load_state_dict(self.state_dict())
+
+    def teardown(self, stage: str) -> None:
+        """Put the whole embedder back, so that the copy can be freed."""
+        if self._whole:
+            (self.embedder,), self._whole = self._whole, ()
 
     def forward(self, features: dict[str, Any]) -> Float[Tensor, "b d"]:
         """Embeddings of tokenised texts, with gradient (``encode`` has none)."""
@@ -89,8 +109,8 @@ class ContrastiveEmbedder(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient's norm before clipping."""
-        norms = [parameter.grad.norm() for parameter in self.parameters() if parameter.grad is not None]
-        self.log("train/gradient_norm", torch.stack(norms).norm())
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self.log("train/gradient_norm", whole_tensor(torch.nn.utils.get_total_norm(gradients)))
 
     def configure_optimizers(self) -> Any:
         """AdamW on the trainable weights; linear warm-up, then a cosine to a tenth of the peak."""
@@ -110,11 +130,11 @@ class ContrastiveEmbedder(LightningModule):
         return encode(self.embedder, texts, prompt=self.prompt)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """The trainable weights: the base is found again by name and fingerprint."""
+        """The trainable weights, whole: the base is found again by name and fingerprint. All ranks together."""
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         prefix = kwargs.get("prefix", "")
         state = super().state_dict(*args, **kwargs)
-        return {name: tensor for name, tensor in state.items() if name.removeprefix(prefix) in trainable}
+        return {name: whole_tensor(each) for name, each in state.items() if name.removeprefix(prefix) in trainable}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load what ``state_dict`` gave: every trainable weight, and nothing else.
@@ -128,7 +148,12 @@ class ContrastiveEmbedder(LightningModule):
                 f"checkpoint: expected the {len(expected)} trainable tensors of this model, got {len(state_dict)}; "
                 f"first that differs: {different[0]}; resume with the settings of the run"
             )
-        return super().load_state_dict(state_dict, strict=False, assign=assign)
+        if not self._whole:
+            return super().load_state_dict(state_dict, strict=False, assign=assign)
+        for embedder in (self.embedder, *self._whole):
+            weights = {f"embedder.{name}": weight for name, weight in embedder.named_parameters()}
+            load_wholes({name: weights[name] for name in state_dict}, state_dict)
+        return None
 
 
 def hash_seed(*parts: int) -> int:

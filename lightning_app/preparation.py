@@ -24,6 +24,7 @@ from models.lora import add_lora
 from models.losses import supervised_contrastive_loss
 from models.origin import row_of
 from models.preflight import preflight
+from models.remote_code import find_remote_code
 
 
 @dataclass(kw_only=True)
@@ -49,6 +50,16 @@ class Run:
         return encode((embedder or self.embedder).to(self.device), texts)
 
 
+def _refuse_own_code(config: TrainConfig, base: Path) -> None:
+    """Stages and merges are read again without the code of a model's own; better told before the first step."""
+    if config.trust_remote_code and (code := find_remote_code(base)) is not None:
+        raise ValueError(
+            f"--trust-remote-code: expected a backbone whose stages and merges are read without code of its own, but "
+            f"{config.backbone} needs class {code.name} of {code.file}; evaluate.py can measure it, training takes a "
+            "version of the model that transformers has"
+        )
+
+
 def prepare(config: TrainConfig, data: RunData) -> Run:
     """Load the model, put the adapter on, and prove that it can be trained on these texts; writes nothing."""
     _check_adapting(config)
@@ -66,6 +77,7 @@ def prepare(config: TrainConfig, data: RunData) -> Run:
             pickled_weights=config.pickled_weights,
             code=config.trust_remote_code,
         )
+        _refuse_own_code(config, base)
         row = row or row_of(base)
         warn_of_memory(config, data, folder=base, row=row)
     accelerated = computes_on_gpu(config)
@@ -106,7 +118,12 @@ def prepare(config: TrainConfig, data: RunData) -> Run:
 
 
 def _check_adapting(config: TrainConfig) -> None:
-    """What no merge could carry is refused before anything is loaded."""
+    """What no merge could carry or no strategy could spread is refused before anything is loaded."""
+    if config.strategy == "fsdp" and config.devices > 1 and config.lora.quantization != "none":
+        raise ValueError(
+            f"--strategy fsdp: expected a base in full precision, got --lora.quantization {config.lora.quantization}; drop "
+            "one of the two (with --strategy ddp every device holds the whole base)"
+        )
     if config.lora.dense == "train" and config.merges:
         raise ValueError(
             "--lora.dense train: expected no merges, which read adapters, and these hold no Dense modules, got "

@@ -119,9 +119,11 @@ def _needed(run: Run) -> list[str]:
 
 def _announce_licence(config: TrainConfig) -> None:
     """One line where the base comes with terms that bind what is made of it."""
-    row = lookup_backbone(pinned(config.backbone)[0])
-    if row is not None and (licence := licence_of(None, row)).restricted:
-        announce(f"{row.name}: {licence.text}")
+    name = pinned(config.backbone)[0]
+    row, folder = lookup_backbone(name), Path(name).expanduser()
+    licence = licence_of(folder if row is None and folder.is_dir() else None, row)
+    if licence.restricted:
+        announce(f"{row.name if row is not None else folder}: {licence.text}")
 
 
 def _measure(

@@ -27,6 +27,7 @@ def make_scorer(
     batch_size: int = 32,
     cache: str | None = None,
     offline: bool = False,
+    bidirectional: bool = False,
 ) -> Score:
     """Load the base once, embed the broad suite with it, and return the function that scores candidates.
 
@@ -40,6 +41,7 @@ def make_scorer(
         batch_size: texts a forward pass.
         cache: the hub's cache folder.
         offline: read the cache only.
+        bidirectional: embed candidates and base without the causal mask, as candidates were trained.
 
     Returns:
         ``score(tensors)``: the silhouette of the selection suite and the debiased CKA of the broad suite against the base;
@@ -51,7 +53,7 @@ def make_scorer(
     """
     named = base if isinstance(base, str) else Path(base)
     folder = base_folder(named, cache=cache, offline=offline)
-    embedder = load_embedder(named, device=device, cache=cache, offline=offline)
+    embedder = load_embedder(named, device=device, cache=cache, offline=offline, bidirectional=bidirectional)
     check_finite_weights(embedder, source=str(base))
     selection, broad = selection_suite(), broad_suite()
     for suite in (selection, broad):

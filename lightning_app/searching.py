@@ -19,6 +19,7 @@ from merging.methods import find_method
 from merging.plan import MergePlan
 from merging.request import Input, PathLike
 from merging.search import Strategy, Watch, refuse_search, search
+from models.completion import reads_both_ways
 from storage.atomic import refuse_existing
 
 FOUND = ("t", "weights", "settings")
@@ -91,7 +92,13 @@ def search_merge(
     common = {name: value for name, value in told.items() if name not in options}
     measured = Measured.open(inputs, method=method, base=base, seed=seed, threads=written.get("threads"), **common)
     score = make_scorer(
-        base_name or base, device=device, prompt=prompt, batch_size=batch_size, cache=cache, offline=offline
+        base_name or base,
+        device=device,
+        prompt=prompt,
+        batch_size=batch_size,
+        cache=cache,
+        offline=offline,
+        bidirectional=_reads_both_ways(inputs),
     )
     with _progress(evaluations, retention) as watch:
         candidates = search(
@@ -135,6 +142,12 @@ def search_merge(
         **told,
         **written,
     )
+
+
+def _reads_both_ways(inputs: Sequence[Input]) -> bool:
+    """Whether an input was trained without its causal mask: then the result is without it, and so are candidates."""
+    folders = [Path(each) for one in inputs for each in (one if isinstance(one, tuple) else (one,))]
+    return any(reads_both_ways(folder) for folder in folders if folder.is_dir())
 
 
 @contextmanager

@@ -15,24 +15,26 @@ from lightning_app.stages import StageData, read_run_data
 from lightning_app.train_plan_text import train_plan_text
 from merging.companions import companion_files
 from models.backbones import Backbone, lookup_backbone
+from models.carrying import adapter_obstacle
 from models.locate import UnreachableModel, base_folder
 from models.origin import row_of
+from models.shapes import shape_folder
 from models.sizes import ModelSizes
 from models.training_memory import CAST_TO
 from storage.manifest import weight_files
 
 BATCHES = 200
 """Batches of the first epoch whose tokens are counted; more are as many times their mean."""
-ROUGH_BYTES = {"none": 2.0, "nf4": 0.52, "fp4": 0.57, "int8": 1.0}
-"""A weight of a model that is not here, with its scales."""
+BESIDES = 3
+"""Tokens that a tokenizer may add to those of a text: its begin, its end, and a space in front."""
 
 
 def plan_run(config: TrainConfig) -> dict[str, Any]:
     """Describe the run that ``config`` asks for, and print it (unless ``--json`` does); writes nothing, fetches nothing.
 
     The model is counted by its config.json, the tokens by its tokenizer in the run's own batches. A name of BACKBONES whose files
-    are not on this machine gets a rough plan by its row: the billions of the table, two bytes a weight (in few bits: 0.5 to 1),
-    no tokens. ``--pickled-weights`` may leave the safetensors copy that the run would make in the cache.
+    are not on this machine (``rough``) is counted by the shape that is written down for it, and its tokens are at most the bytes of
+    the texts. ``--pickled-weights`` may leave the safetensors copy that the run would make in the cache.
 
     Returns:
         ``backbone, folder, rough, parameters, dtype, quantization, trainable, trainable_share, adapted, precision, devices,
@@ -45,7 +47,7 @@ def plan_run(config: TrainConfig) -> dict[str, Any]:
     data = read_run_data(config)
     folder, row = _located(config)
     rough = folder is None and row is not None and not row.from_scratch
-    tokenizer = None if rough else plan_tokenizer(folder, row)
+    tokenizer = _bytes_as_tokens if rough else plan_tokenizer(folder, row)
     stages = [*data.stages, *_folds(config, data.stages[-1])]
     planned = [_stage_plan(each, config, tokenizer, prompt_of(folder)) for each in stages]
     described: dict[str, Any] = {
@@ -61,11 +63,16 @@ def plan_run(config: TrainConfig) -> dict[str, Any]:
         "steps": sum(each["steps"] for each in planned),
         "tokens": None if tokenizer is None else sum(each["tokens"] for each in planned),
     }
+    merged: int | None
     if rough:
-        assert row is not None, "only a row gives a rough plan"
-        described |= _rough(config, row, stages=len(data.stages))
+        assert row is not None, "only a row has a shape"
+        with shape_folder(row) as shape:
+            sizes = run_sizes(config, shape, row)
+        merged = sizes.stored_bytes
     else:
-        described |= _counted(config, run_sizes(config, folder, row), planned, folder, stages=len(data.stages))
+        sizes = run_sizes(config, folder, row)
+        merged = None if folder is None else _folder_bytes(folder)
+    described |= _counted(config, sizes, planned, merged, _merges(config, folder, stages=len(data.stages)))
     described["notes"] = _notes(described, config, tokenizer)
     if not config.json:
         print(train_plan_text(described))
@@ -96,6 +103,18 @@ def _located(config: TrainConfig) -> tuple[Path | None, Backbone | None]:
             f"--plan: expected a model on this machine or a name of BACKBONES, got {config.backbone}, which is not in the cache; "
             "give a local folder or a filled --cache, or leave --plan out to fetch it"
         ) from error
+
+
+def _bytes_as_tokens(texts: Sequence[str], **_: Any) -> dict[str, list[range]]:
+    """At most so many tokens, whatever the tokenizer."""
+    return {"input_ids": [range(len(text.encode()) + BESIDES) for text in texts]}
+
+
+def _merges(config: TrainConfig, folder: Path | None, *, stages: int) -> list[str]:
+    """The merges that a run leaves: those asked for, where there are stages enough, and ``last`` where plain PEFT needs it."""
+    added = ["last"] if folder is not None and adapter_obstacle(folder, bidirectional=config.bidirectional) else []
+    names = dict.fromkeys((*config.merges, *(added if config.lora.dense == "freeze" else [])))
+    return [name for name in names if RUN_MERGES[name].of != "stages" or stages > 1]
 
 
 def _folds(config: TrainConfig, last: StageData) -> list[StageData]:
@@ -157,9 +176,13 @@ def _stage_plan(stage: StageData, config: TrainConfig, tokenizer: Any, prompt: s
 
 
 def _counted(
-    config: TrainConfig, sizes: ModelSizes, planned: Sequence[Mapping[str, Any]], folder: Path | None, *, stages: int
+    config: TrainConfig,
+    sizes: ModelSizes,
+    planned: Sequence[Mapping[str, Any]],
+    merged: int | None,
+    merges: Sequence[str],
 ) -> dict[str, Any]:
-    """What config.json and the folder's files tell."""
+    """What the model's shape and its files tell; ``merged``: bytes of a merge, None where there is no adapter to be small."""
     batches = [(each["classes"] * each["texts_per_class"] // config.devices, each["longest"] or 0) for each in planned]
     counted = run_memory(config, sizes, batches)
     memory: dict[str, int | None] = dict(counted)
@@ -167,7 +190,7 @@ def _counted(
         memory |= {"activations": None, "peak": None}
     trained = sizes.trainable * CAST_TO.get(config.precision, 4)
     adapter = trained + sizes.header_bytes
-    whole = adapter if folder is None else _folder_bytes(folder)
+    whole = adapter if merged is None else merged
     adapts = sizes.adapted > 0
     return {
         "parameters": sizes.parameters,
@@ -178,42 +201,17 @@ def _counted(
         "adapted": sizes.adapted,
         "memory": memory,
         "disk": _disk(
-            config,
             base=0 if adapts else whole,
             stage=adapter,
-            merged=whole,
             resume=4 * trained,
-            stages=stages,
             fits=len(planned),
+            merges=dict.fromkeys(merges, whole),
         ),
     }
 
 
-def _rough(config: TrainConfig, row: Backbone, *, stages: int) -> dict[str, Any]:
-    """What a row of BACKBONES tells: weights as they are usually stored, in two bytes."""
-    parameters = round(row.parameters_b * 1e9)
-    disk = _disk(config, base=0, stage=0, merged=2 * parameters, resume=0, stages=stages, fits=stages)
-    unknown = ("adapter", "gradients", "optimizer", "buckets", "gathered", "activations", "stage_end", "merged", "peak")
-    bytes_each = {"float32": 4.0}.get(config.dtype or "", ROUGH_BYTES["none"])
-    if config.lora.quantization != "none":
-        bytes_each = ROUGH_BYTES[config.lora.quantization]
-    shards = config.devices if config.strategy == "fsdp" else 1
-    return {
-        "parameters": parameters,
-        "dtype": None,
-        "trainable": None,
-        "trainable_share": None,
-        "adapted": None,
-        "memory": {"weights": round(parameters * bytes_each / shards), **dict.fromkeys(unknown)},
-        "disk": disk | {"stages": None, "resume": None, "total": None},
-    }
-
-
-def _disk(
-    config: TrainConfig, *, base: int, stage: int, merged: int, resume: int, stages: int, fits: int
-) -> dict[str, Any]:
+def _disk(*, base: int, stage: int, resume: int, fits: int, merges: dict[str, int]) -> dict[str, Any]:
     """Bytes of a run's folder; the trained weights, AdamW's two averages and the best epoch's weights stay for ``--resume``."""
-    merges = {name: merged for name in dict.fromkeys(config.merges) if RUN_MERGES[name].of != "stages" or stages > 1}
     total = base + fits * (stage + resume) + sum(merges.values())
     return {"base": base, "stages": fits * stage, "resume": fits * resume, "merges": merges, "total": total}
 
@@ -228,7 +226,8 @@ def _notes(plan: Mapping[str, Any], config: TrainConfig, tokenizer: Any) -> list
     notes = []
     if plan["rough"]:
         notes.append(
-            "rough: the model is not on this machine; by its row of BACKBONES, every weight in the same precision"
+            "rough: the model is not on this machine; counted by the shape written down for it, and by a token a byte of text: "
+            "tokens, activations and peak are at most these"
         )
     elif tokenizer is None:
         notes.append(
@@ -248,7 +247,8 @@ def _notes(plan: Mapping[str, Any], config: TrainConfig, tokenizer: Any) -> list
         notes.append("merges take the base as it is stored, and are measured so: the base whole and in full precision")
     if plan["strategy"] == "fsdp":
         notes.append(
-            "every device holds its share of the model; base, stages and merges are measured whole, on the first"
+            "every device holds its share of the model, and its process the whole model in CPU memory; base, stages and merges are "
+            "measured whole, on the first device"
         )
     elif config.devices > 1:
         notes.append("every device holds the whole model")

@@ -11,7 +11,6 @@ COUNTED = ("weights", "adapter", "gradients", "optimizer", "buckets", "gathered"
 def train_plan_text(plan: Mapping[str, Any]) -> str:
     """Return the text for what `plan_run` returned."""
     memory, disk = plan["memory"], plan["disk"]
-    about = "about " if plan["rough"] else ""
     held = ", ".join(f"{name} {size_text(size)}" for name in COUNTED if (size := memory[name]))
     trained = (
         "unknown"
@@ -20,16 +19,15 @@ def train_plan_text(plan: Mapping[str, Any]) -> str:
     )
     merges = ", ".join(disk["merges"])
     kept = [f"{what} {size_text(disk[what])}" for what in ("base", "stages", "resume") if disk[what]]
-    kept += (
-        [f"{len(disk['merges'])} merges ({merges}) {about}{size_text(sum(disk['merges'].values()))}"] if merges else []
-    )
+    kept += [f"{len(disk['merges'])} merges ({merges}) {size_text(sum(disk['merges'].values()))}"] if merges else []
     lines = [
-        f"model    {plan['backbone']} ({plan['folder'] or 'no folder'}): {about}{plan['parameters']:,} parameters"
+        f"model    {plan['backbone']} ({plan['folder'] or 'no folder'}): {plan['parameters']:,} parameters"
         + (f" in {plan['dtype']}" if plan["dtype"] else ""),
         f"train    {trained}" + (f"; LoRA on {plan['adapted']} layers" if plan["adapted"] else ""),
         *(_stage_line(each) for each in plan["stages"]),
-        f"steps    at most {plan['steps']:,}" + ("" if plan["tokens"] is None else f"; {plan['tokens']:,} tokens"),
-        f"memory   {_how(plan)}: {about}{held}",
+        f"steps    at most {plan['steps']:,}"
+        + ("" if plan["tokens"] is None else f"; {'at most ' if plan['rough'] else ''}{plan['tokens']:,} tokens"),
+        f"memory   {_how(plan)}: {held}",
         f"peak     {_about(memory['peak'])} (activations {_about(memory['activations'])}, {_ends(memory)})",
         f"disk     {'unknown' if disk['total'] is None else size_text(disk['total'])}: {', '.join(kept) or 'no weights'}",
         *(f"note     {note}" for note in plan["notes"]),

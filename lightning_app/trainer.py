@@ -7,10 +7,12 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import Strategy
 
 from callbacks.finite_guard import FiniteGuard
 from lightning_app.checkpoint_io import SafetensorsIO
 from lightning_app.config import StageConfig, TrainConfig
+from lightning_app.sharded_strategy import ShardedStrategy
 
 MONITOR = "selection/silhouette_true"
 """What chooses the end and the best epoch of a stage; of the suite that no report prints."""
@@ -49,7 +51,14 @@ def build_trainer(
     stopping = (
         [EarlyStopping(MONITOR, mode="max", patience=stage.patience, check_on_train_epoch_end=True)] if selects else []
     )
-    strategy = config.strategy if config.strategy != "auto" or config.devices == 1 else "ddp"
+    strategy: str | Strategy = config.strategy
+    if config.strategy == "fsdp":
+        # On one device there is nothing to spread.
+        strategy = (
+            ShardedStrategy(data_parallel_size=config.devices, tensor_parallel_size=1) if config.devices > 1 else "auto"
+        )
+    elif config.strategy == "auto" and config.devices > 1:
+        strategy = "ddp"
     return Trainer(
         accelerator=config.accelerator,
         devices=config.devices,

@@ -81,7 +81,8 @@ def model_card(
         recipe_text: the recipe that was run, as YAML; by default one is written from the report.
         front_matter: of the donor's own card, see :func:`front_matter_of`; licence, language and tags are kept.
         name: of the merged model: the title, and what the example loads.
-        library: what the result is loaded with; by default what its base, or else its first input, is.
+        library: of the front matter, and what the result is loaded with unless ``notes`` say another; by default what
+            its base, or else its first input, is.
         notes: licence and the like, from a caller who knows the model.
 
     >>> card = model_card({"method": "linear", "inputs": [{"path": "a"}, {"path": "b"}]})
@@ -89,9 +90,9 @@ def model_card(
     ['---', 'base_model_relation: merge', 'tags:']
     """
     told = notes or CardNotes()
-    loader = library or told.library or _library(report)
+    loader = told.library or library or _library(report)
     sections = (
-        _front(report, {**(front_matter or {}), **told.front}, loader),
+        _front(report, {**(front_matter or {}), **told.front}, library or loader),
         f"# {_inline(name)}",
         _introduction(report),
         "## Inputs\n\n" + _inputs(report),

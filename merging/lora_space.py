@@ -17,7 +17,7 @@ from merging.adapter import is_adapter
 from merging.adapter_file import Adapter, read_adapter
 from merging.adapter_output import check_output, copy_adapter, write_adapter
 from merging.adapter_parts import parts_of, refuse_misfits
-from merging.card import model_card
+from merging.card import CardNotes, model_card
 from merging.lora_merge import Decision, Look, Merged, decide, look_at, merge_part
 from merging.lora_report import lora_report
 from merging.request import PathLike, settings_of
@@ -131,9 +131,19 @@ def merge_adapters(
         record = base_record(adapters, known)
         report = lora_report(rule, adapters, merged, hashes=hashes, base=record, rank=rank)
         write_json(folder / "merge.json", report)
-        write_text(folder / "README.md", model_card(report, name=target.name, library="peft"))
+        card = model_card(report, name=target.name, library="peft", notes=_notes(record))
+        write_text(folder / "README.md", card)
         write_manifest(folder, kind="merge", **({"base": record} if record else {}))
     return report
+
+
+def _notes(base: dict[str, Any] | None) -> CardNotes | None:
+    """What the card says where training recorded that plain PEFT does not give the embeddings of its stages."""
+    plain = (base or {}).get("plain_peft", {})
+    if plain.get("loads", True):
+        return None
+    said = f"## Limits\n\nOnly embarc loads this adapter as its inputs were trained: {plain.get('reason')}."
+    return CardNotes(sections=(said,), library="embarc")
 
 
 def _read(path: PathLike) -> Adapter:

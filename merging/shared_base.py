@@ -70,9 +70,10 @@ def named_base(adapters: Sequence[Adapter], base: Checkpoint | None) -> str | No
 
 def base_record(adapters: Sequence[Adapter], base: Checkpoint | None) -> dict[str, Any] | None:
     """Return what the manifest says of the base: as training recorded it, or else what is known."""
-    recorded = next((found for adapter in adapters if (found := recorded_base(adapter.path))), None)
-    if recorded is not None:
-        return recorded
+    recorded = [found for adapter in adapters if (found := recorded_base(adapter.path))]
+    if recorded:
+        # As in a merge of whole models: without the causal mask where one input was trained so.
+        return next((found for found in recorded if found.get("bidirectional")), recorded[0])
     if base is not None:
         return {"path": str(base.folder.resolve()), "fingerprint": fingerprint(base.folder)}
     named = adapters[0].config.base

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from models.backbone import Backbone
-from models.origin import row_of
+from models.origin import row_by_hub_id, row_of
 from storage.atomic import write_text
 from storage.front_matter import front_matter_of
 from storage.json_file import read_json
@@ -60,6 +60,8 @@ class Licence:
 def licence_of(base: Path | None, row: Backbone | None = None) -> Licence:
     """The licence of a base: from its row of BACKBONES, else from the card in its folder.
 
+    A folder that is known by its code only has the licence of its card, unless the row's has terms of its own.
+
     Args:
         base: folder of the base; None for one that is drawn from a seed.
         row: of the base; None looks for it by the folder.
@@ -71,11 +73,16 @@ def licence_of(base: Path | None, row: Backbone | None = None) -> Licence:
         >>> licence_of(None, find_backbone("embeddinggemma")).restricted
         True
     """
-    row = row if row is not None or base is None else row_of(base)
-    if row is None:
-        card = base / CARD if base is not None else None
-        said = front_matter_of(card.read_text(encoding="utf-8", errors="replace")) if card and card.is_file() else {}
+    front: dict[str, str] = {}
+    if row is None and base is not None:
+        card = base / CARD
+        said = front_matter_of(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else {}
         front = {key: said[key] for key in LICENCE_KEYS if isinstance(said.get(key), str)}
+        row = row_of(base)
+        # Code tells how a text is read, and no licence: a model made from a permissive one may have another.
+        if row is not None and row_by_hub_id(base) is None and row.licence_terms is None and "license" in front:
+            row = None
+    if row is None:
         if "license" not in front:
             return Licence({}, "The licence of the base is not stated in its folder.")
         name = front["license"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.attention import CAUSAL_BY_DEFAULT
+from models.nomic_type import is_nomic_moe
 from models.origin import transformer_folder
 from storage.json_file import read_json, write_json
 
@@ -38,8 +39,9 @@ def compat_layout(folder: str | Path) -> None:
         folder: a sentence-transformers folder; its weights are not touched.
 
     Raises:
-        ValueError: no modules.json, a module or pooling that version 5 does not have, or a decoder without its causal
-            mask, which transformers 4 would put back in silence. Nothing has been changed.
+        ValueError: no modules.json, a module or pooling that version 5 does not have, a mixture of experts that only
+            this package loads, or a decoder without its causal mask, which transformers 4 would put back in silence.
+            Nothing has been changed.
 
     Example:
         >>> import shutil, tempfile
@@ -59,6 +61,11 @@ def compat_layout(folder: str | Path) -> None:
         )
     place = transformer_folder(folder) / "config.json"
     settings = read_json(place) if place.is_file() else {}
+    if is_nomic_moe(settings):
+        raise ValueError(
+            "--layout compat: expected a model that transformers has a class for, got a NomicBert with a mixture of "
+            "experts, which no version of sentence-transformers loads; leave --layout out"
+        )
     if settings.get("model_type") in CAUSAL_BY_DEFAULT and settings.get("is_causal") is False:
         raise ValueError(
             f"--layout compat: expected a model with the attention of its class, got a {settings['model_type']} without "

@@ -84,7 +84,8 @@ def reads_both_ways(folder: str | Path) -> bool:
     recorded = read_json(manifest).get("base") if manifest.is_file() else None
     if isinstance(recorded, dict) and recorded.get("bidirectional"):
         return True
-    return config.is_file() and read_json(config).get("is_causal") is False
+    settings = read_json(config) if config.is_file() else {}
+    return settings.get("is_causal") is False and _has_causal_mask(settings)
 
 
 def _native_settings(place: Path, settings: dict[str, Any], row: Backbone | None) -> dict[str, Any]:

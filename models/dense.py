@@ -55,6 +55,8 @@ def carry_dense(embedder: SentenceTransformer, *, trainable: bool) -> tuple[str,
             setattr(module, CARRIED, True)
             module.register_forward_pre_hook(_input_in_own_precision)
         module.to(torch.float32).requires_grad_(trainable)
+    # With a device map (a base in few bits has one) the first encode() would cast them to the transformer's precision.
+    embedder._modules_placed = True
     return tuple(modules)
 
 

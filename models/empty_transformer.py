@@ -44,8 +44,9 @@ class EmptyTransformer(Transformer):
             else:
                 model = AutoModel.from_config(config, dtype=dtype, **attention)  # type: ignore[no-untyped-call]
         compute_buffers(model)
-        model._apply(_one_number)
-        return model.eval()
+        model._apply(_one_number)  # type: ignore[no-untyped-call]
+        model.eval()  # type: ignore[no-untyped-call]
+        return model
 
 
 def as_loaded(module: EmptyTransformer) -> None:
@@ -56,16 +57,15 @@ def as_loaded(module: EmptyTransformer) -> None:
 def compute_buffers(model: PreTrainedModel) -> None:
     """Make the buffers of a model on the meta device on the CPU: what no file holds, the model computes itself."""
     for module in model.modules():
-        names = [name for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta]
-        for name in names:
-            module._buffers[name] = torch.zeros_like(module._buffers[name], device="cpu")
-        if names:
+        empty = {name: each for name, each in module._buffers.items() if each is not None and each.is_meta}
+        module._buffers.update({name: torch.zeros_like(each, device="cpu") for name, each in empty.items()})
+        if empty:
             model._init_weights(module)  # type: ignore[no-untyped-call]
 
 
 def on_meta(model: nn.Module) -> None:
     """Put the weights that are one number on the meta device; other weights stay."""
-    model._apply(lambda tensor: tensor.to("meta") if _is_one_number(tensor) else tensor)
+    model._apply(lambda each: each.to("meta") if _is_one_number(each) else each)  # type: ignore[no-untyped-call]
 
 
 def _one_number(tensor: Tensor) -> Tensor:

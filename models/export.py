@@ -177,8 +177,11 @@ def _loaded_by_peft(
     """Embeddings with plain transformers and PEFT in the embedder's place, a quantised base quantised alike."""
     trained = transformer_of(embedder)
     quantised = getattr(config_of(embedder), "quantization_config", None)
+    # sentence-transformers takes the encoder alone of a T5, of which AutoModel is both halves.
+    kind = type(trained.get_base_model() if isinstance(trained, PeftModel) else trained)
+    plain: Any = kind if kind.__name__.endswith("EncoderModel") else AutoModel
     with quiet_loading():
-        fresh = AutoModel.from_pretrained(
+        fresh = plain.from_pretrained(
             read_json(folder / MANIFEST)["base"]["path"],
             dtype=_base_dtype(trained),
             local_files_only=True,

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from models.adapter import transformer_of
 from models.attention import CAUSAL_BY_DEFAULT, check_attention, config_of, remove_causal_mask
@@ -36,6 +40,8 @@ from storage.json_file import read_json
 
 DeviceMap = str | dict[str, int | str]
 MODULES = "sentence_transformers.sentence_transformer.modules"
+OTHER_WEIGHTS = ("ignore_mismatched_sizes", "size mismatch")
+"""In what transformers and torch raise for a tensor that has another shape than its place in the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,8 @@ def load_folder(folder: Path, row: Backbone | None, options: LoadOptions) -> Sen
     refuse_quantised_files(settings, source=str(file))
     guide = row or row_by_code(folder)
     with quiet_loading(), native_folder(folder) as native, _with_modules(native, guide, options, folder) as view:
-        embedder = _load_view(view, settings, guide, options)
+        with _told_of(folder, view):
+            embedder = _load_view(view, settings, guide, options)
         if not isinstance(getattr(embedder[0], "model", None), torch.nn.Module):
             raise ValueError(
                 f"{folder}: expected a transformer as the first module (modules.json), got "
@@ -90,6 +97,27 @@ def load_folder(folder: Path, row: Backbone | None, options: LoadOptions) -> Sen
     embedder.eval()
     _prove(embedder, folder, row, guide, options)
     return embedder
+
+
+@contextmanager
+def _told_of(folder: Path, view: Path) -> Iterator[None]:
+    """What libraries raise for files that they cannot follow, as one error that names the folder and not its view."""
+    try:
+        yield
+    except ValueError as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(f"{folder}: {str(error).replace(str(view), str(folder))}") from error
+    except (OSError, ImportError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OTHER_WEIGHTS):
+            raise
+        if isinstance(error, RuntimeError):
+            got = "tensors of other shapes in its weights"
+        else:
+            got = f"{type(error).__name__}: {str(error).replace(str(view), str(folder))}"
+        raise ValueError(
+            f"{folder}: expected files of one model that its config.json describes, got {got}; fetch the folder again"
+        ) from error
 
 
 def _load_view(view: Path, settings: dict[str, Any], row: Backbone | None, options: LoadOptions) -> SentenceTransformer:
@@ -143,21 +171,18 @@ def _with_modules(folder: Path, row: Backbone | None, options: LoadOptions, sour
     if row is not None:
         pooling = {"pooling_mode": row.pooling, "include_prompt": row.pools_prompt}
         kinds += ["Normalize"] if row.normalize else []
-    elif (
-        settings.get("model_type") in CAUSAL_BY_DEFAULT
-        and settings.get("is_causal", True)
-        and not options.bidirectional
-    ):
+    elif _is_causal(settings) and not options.bidirectional:
+        way = ", or remove its mask (--bidirectional: mean)" if settings["model_type"] in CAUSAL_BY_DEFAULT else ""
         raise ValueError(
             f"{source}: expected modules.json, which says how a causal decoder pools its states, found none; give the "
-            "backbone by its name, save it with sentence-transformers, or remove its mask (--bidirectional: mean)"
+            f"backbone by its name{',' if way else ' or'} save it with sentence-transformers{way}"
         )
     else:
         warnings.warn(
             f"{source} has no modules.json and no row of BACKBONES: mean pooling without normalisation is assumed",
             stacklevel=6,
         )
-    pooling["embedding_dimension"] = settings.get("hidden_size") or settings.get("n_embd")
+    pooling["embedding_dimension"] = _width(settings, source)
     modules = [
         {"idx": at, "name": str(at), "path": f"{at}_{kind}" if at else "", "type": f"{MODULES}.{kind}"}
         for at, kind in enumerate(kinds)
@@ -166,6 +191,28 @@ def _with_modules(folder: Path, row: Backbone | None, options: LoadOptions, sour
         folder, {"modules.json": modules, "1_Pooling/config.json": pooling}, code=options.runs_code
     ) as view:
         yield view
+
+
+def _is_causal(settings: dict[str, Any]) -> bool:
+    """Whether the model type is a decoder's that keeps its mask: transformers has it for generation, not for filling gaps."""
+    kind = settings.get("model_type")
+    if kind in CAUSAL_BY_DEFAULT:
+        return bool(settings.get("is_causal", True))
+    generates = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return generates and not settings.get("use_bidirectional_attention")
+
+
+def _width(settings: dict[str, Any], source: Path) -> int:
+    """Length of a state; model types have their own names for it (``n_embd``, ``d_model``, ``dim``)."""
+    kind = settings.get("model_type", "")
+    name = CONFIG_MAPPING[kind].attribute_map.get("hidden_size", "hidden_size") if kind in CONFIG_MAPPING else ""
+    found = settings.get("hidden_size") or settings.get(name) or settings.get("n_embd")
+    if not isinstance(found, int):
+        raise ValueError(
+            f"{source}: expected modules.json or hidden_size in config.json, which say how long an embedding is, found "
+            "neither; save the model with sentence-transformers"
+        )
+    return found
 
 
 def _stored_dtype(settings: dict[str, Any]) -> torch.dtype:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from importlib import import_module
@@ -29,6 +28,7 @@ from models.snapshot import (
     missing_file,
 )
 from models.verification import verify_snapshot
+from storage.json_file import read_json
 
 __all__ = ["UnreachableModel", "base_folder", "check_reachable", "hub_origin"]
 
@@ -185,7 +185,7 @@ def _base_on_the_hub(folder: Path) -> tuple[str, str | None] | None:
     file = folder / "adapter_config.json"
     if not file.is_file() or (folder / "modules.json").is_file():
         return None
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = read_json(file)
     base = str(settings.get("base_model_name_or_path") or "")
     return (base, settings.get("revision")) if re.fullmatch(HUB_ID, base) and not Path(base).is_dir() else None
 
@@ -207,6 +207,14 @@ def _check_described(folder: Path) -> None:
             f"model: expected config.json, modules.json or adapter_config.json in {folder}, found none; "
             "give a sentence-transformers, transformers or adapter folder"
         )
+    config, modules = (
+        read_json(folder / name) if (folder / name).is_file() else None for name in ("config.json", "modules.json")
+    )
+    if config is not None and not isinstance(config, dict):
+        raise ValueError(f"{folder / 'config.json'}: expected an object, got {config!r:.40}; fetch the file again")
+    is_list = isinstance(modules, list) and bool(modules) and all(isinstance(each, dict) for each in modules)
+    if modules is not None and not is_list:
+        raise ValueError(f"{folder / 'modules.json'}: expected a list of modules, got {modules!r:.40}; fetch it again")
 
 
 def _checked_folder(folder: Path, *, pickled: bool, cache: str | Path | None, verify: bool) -> Path:

@@ -23,11 +23,12 @@ from models.adapter import transformer_of
 from models.attention import check_attention
 from models.backbones import lookup_backbone
 from models.empty_transformer import on_meta
+from models.encoding import modes_kept
 from models.loading import LoadOptions, load_folder
 from models.locate import base_folder
 from models.origin import row_by_code, row_by_hub_id, transformer_folder
 from models.revision import split_revision
-from models.sharding import first_pass, load_wholes, local_part, materialise, own_rows, shard_blocks
+from models.sharding import first_pass, free_gathered, load_wholes, local_part, materialise, own_rows, shard_blocks
 from models.weight_files import WeightFiles
 
 Adapt = Callable[[SentenceTransformer], object]
@@ -112,14 +113,16 @@ def load_sharded(
     shard_blocks(embedder, mesh, reshard_after_forward=reshard_after_forward)
     materialise(embedder, mesh.device_type)
     plan.read({name: getattr(module, last) for name, (module, last) in places.items()})
+    embedder.eval()
     first_pass(embedder)
     guide = row or row_by_code(folder)
     if guide is not None or bidirectional:
         # The probe calls the transformer itself, which is not where FSDP2 gathers what lies around the blocks.
         assert isinstance(embedder, FSDPModule)
         embedder.unshard()
-        check_attention(embedder, guide, source=str(folder), bidirectional=bidirectional)
-        embedder.reshard()
+        with modes_kept(embedder):
+            check_attention(embedder, guide, source=str(folder), bidirectional=bidirectional)
+        free_gathered(embedder)
     return embedder
 
 
@@ -169,8 +172,8 @@ class ReadingPlan:
         for first, converter, sources in self.made:
             fresh = copy.deepcopy(converter)
             for pattern, source in sources:
-                fresh.add_tensor(first, source, pattern, _later(whole, source))  # type: ignore[no-untyped-call]
-            made = fresh.convert(first, model=self.model, config=self.model.config)  # type: ignore[no-untyped-call]
+                fresh.add_tensor(first, source, pattern, _later(whole, source))  # type: ignore[arg-type]  # or a function
+            made = fresh.convert(first, model=self.model, config=self.model.config)
             yield first, {name: each[0] if isinstance(each, list) else each for name, each in made.items()}
 
 
@@ -188,7 +191,7 @@ def plan_reading(model: PreTrainedModel, files: WeightFiles) -> ReadingPlan:
     Raises:
         ValueError: a weight that no tensor gives, or one of another shape; it names the folder and the weight.
     """
-    mapping = get_model_conversion_mapping(model)  # type: ignore[no-untyped-call]
+    mapping = get_model_conversion_mapping(model)
     renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
     converters = [each for each in mapping if isinstance(each, WeightConverter)]
     by_pattern = {pattern: each for each in converters for pattern in each.source_patterns}

@@ -105,9 +105,9 @@ def native_gte(settings: Settings, source: str = "config.json") -> dict[str, Any
     theta, scaling = float(settings.get("rope_theta", 10000.0)), settings.get("rope_scaling")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     if scaling is not None:
-        if scaling.get("type") != "ntk" or scaling.get("mixed_b") is not None:
+        if scaling.get("type") != "ntk" or "factor" not in scaling or scaling.get("mixed_b") is not None:
             raise ValueError(
-                f"{source}: expected rope_scaling of type ntk without mixed_b, got {scaling!r}; "
+                f"{source}: expected rope_scaling of type ntk with a factor and without mixed_b, got {scaling!r}; "
                 "take a repository of GTE that has it"
             )
         factor = float(scaling["factor"])

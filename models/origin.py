@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from models.backbones import Backbone, lookup_backbone
 from models.locate import hub_origin
+from models.nomic_type import is_nomic_moe
 from storage.json_file import read_json
 
 CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -41,12 +42,14 @@ def row_by_hub_id(folder: Path) -> Backbone | None:
 
 
 def row_by_code(folder: Path) -> Backbone | None:
-    """The row whose code the ``auto_map`` of the folder's config.json names.
+    """The row whose code the ``auto_map`` of the folder's config.json names, or whose mixture of experts it has.
 
     It tells how a model of this kind reads a text, and not that the folder has the row's sizes or pooling.
     """
     file = transformer_folder(folder) / "config.json"
     settings = read_json(file) if file.is_file() else {}
+    if is_nomic_moe(settings):
+        return lookup_backbone("nomic-moe")
     codes = settings.get("auto_map")
     for code in codes.values() if isinstance(codes, dict) else ():
         names = CODE.get(str(code).rpartition("--")[2].split(".")[0], ())

@@ -19,7 +19,7 @@ from storage.tensor_file import write_tensors
 DEFAULT_CACHE = Path("~/.cache/embarc")
 PICKLED = ("*.bin", "*.pt", "*.pth")
 INDEX = ".bin.index.json"
-COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
+COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.safetensors")
 
 
 def pickled_weights(folder: Path) -> list[Path]:
@@ -37,7 +37,8 @@ def convert_pickled(folder: Path, *, cache: Path | None = None) -> Path:
     A pickle is read with ``torch.load(weights_only=True)``, which builds tensors and refuses anything else.
 
     Args:
-        folder: with pytorch_model.bin, or shards and their index, in it or in its modules' folders.
+        folder: with pytorch_model.bin, or shards and their index, in it or in its modules' folders; a module whose
+            weights are safetensors already is copied.
         cache: where to; None for ~/.cache/embarc. A snapshot of a hub cache keeps its hub id and commit.
 
     Raises:

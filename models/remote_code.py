@@ -92,7 +92,7 @@ def allow_remote_code(folder: Path, *, trusted: bool, revision: str | None = Non
     if origin is not None and not (revision is not None and COMMIT.fullmatch(revision) and revision == origin[1]):
         raise ValueError(
             f"model {own}: expected a commit of 40 hexadecimal digits with --trust-remote-code, got {revision}; "
-            f"give --revision {origin[1]} after reading {code.file} there"
+            f"give {own}@{origin[1]} after reading {code.file} there"
         )
     print(f"remote code: {what}, {'local folder' if origin is None else f'revision {origin[1]}'}", file=sys.stderr)
     return True

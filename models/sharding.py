@@ -16,7 +16,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from models.adapter import transformer_of
@@ -28,13 +28,15 @@ def shard_blocks(embedder: SentenceTransformer, mesh: DeviceMesh, *, reshard_aft
     """Spread the embedder's weights over the ranks of `mesh` in place: a group a block, one for what is around them.
 
     A frozen base keeps its precision and the adapter its float32. Dense modules are spread with the transformer's
-    embeddings and norms. From here on the embedder itself has to be called, not a module in it. The optimiser has to be made afterwards, as the parameters are other objects.
+    embeddings and norms. From here on the embedder itself has to be called, not a module in it, and the optimiser
+    has to be made afterwards, as the parameters are other objects.
 
     Args:
         embedder: with its adapter on it, if it is to have one; weights may be on the meta device.
         mesh: one dimension of w ranks; its device is where the weights go.
         reshard_after_forward: drop a block's gathered weights after its forward pass and gather them again in the
-            backward pass: less memory, half as much communication again.
+            backward pass: less memory, half as much communication again. If they are kept, they are kept after a
+            pass without a backward one too: `free_gathered` before weights are read, saved or put back.
 
     Returns:
         The number of blocks.
@@ -61,14 +63,23 @@ def shard_blocks(embedder: SentenceTransformer, mesh: DeviceMesh, *, reshard_aft
     if mesh.ndim != 1:
         raise ValueError(f"shard_blocks: expected a mesh of one dimension, got {mesh.ndim}; give one of its dimensions")
     if any(isinstance(each, DTensor) for each in embedder.parameters()):
-        raise ValueError("shard_blocks: expected whole weights, got weights that are spread already; load the model again")
+        raise ValueError(
+            "shard_blocks: expected whole weights, got weights that are spread already; load the model again"
+        )
     _check_precisions([*blocks, embedder])
-    options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": reshard_after_forward}
     for block in blocks:
-        fully_shard(block, **options)
-    # The embedder and not the transformer in it, whose ``forward`` sentence-transformers calls past the hooks of FSDP2.
-    fully_shard(embedder, **options)
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
+    # Before the hooks of FSDP2, which find the tensors of a dict and not those of tokenizers' BatchEncoding: the backward
+    # pass would gather nothing again and read freed memory.
+    embedder.register_forward_hook(_as_dict)
+    # The embedder and not the transformer in it, whose ``forward`` sentence-transformers calls past these hooks. Told to
+    # keep what it gathered, it would keep it after `encode` too, and weights that are put back then would be lost.
+    fully_shard(embedder, mesh=mesh, reshard_after_forward=True)
     return len(blocks)
+
+
+def _as_dict(_: nn.Module, __: Any, features: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(features)
 
 
 def _check_precisions(groups: Iterable[nn.Module]) -> None:
@@ -120,7 +131,7 @@ def materialise(module: nn.Module, device: str | torch.device) -> None:
     def placed(tensor: Tensor) -> Tensor:
         return torch.empty_like(tensor, device=place) if tensor.is_meta else tensor.to(place)
 
-    module._apply(placed)
+    module._apply(placed)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
@@ -132,7 +143,17 @@ def first_pass(embedder: SentenceTransformer) -> None:
     with modes_kept(embedder):
         embedder.eval()
         features = embedder.preprocess(["1"])
-        embedder({name: each.to(embedder.device) if isinstance(each, Tensor) else each for name, each in features.items()})
+        embedder(
+            {name: each.to(embedder.device) if isinstance(each, Tensor) else each for name, each in features.items()}
+        )
+    free_gathered(embedder)
+
+
+def free_gathered(embedder: SentenceTransformer) -> None:
+    """Leave on this rank its own rows only; the next pass gathers again."""
+    for module in embedder.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def own_rows(weight: Tensor) -> slice:

@@ -111,7 +111,7 @@ def fit(tiny_folder: Path, tmp_path: Path) -> Fit:
         trainer = Trainer(
             accelerator="cpu",
             devices=devices,
-            strategy="ddp_fork" if devices > 1 else "auto",
+            strategy=trainer_settings.pop("strategy", "ddp_fork" if devices > 1 else "auto"),
             max_epochs=epochs,
             callbacks=list(callbacks),
             plugins=[SafetensorsIO()],

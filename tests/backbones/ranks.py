@@ -14,12 +14,10 @@ import torch.distributed as dist
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing import start_processes
 
-from models.adapter import transformer_of
-from models.lora import block_stack
+from models.sharding import shard_blocks
 from storage.json_file import read_json, write_json
 from tests.backbones.hub_model import TEXTS, HubModel
 
@@ -82,11 +80,7 @@ def _replicated(embedder: SentenceTransformer) -> nn.Module:
 
 
 def _sharded(embedder: SentenceTransformer) -> nn.Module:
-    mesh = init_device_mesh("cpu", (RANKS,))
-    _, blocks = block_stack(transformer_of(embedder))
-    for block in blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(embedder, mesh=mesh)
+    shard_blocks(embedder, init_device_mesh("cpu", (RANKS,)))
     return embedder
 
 

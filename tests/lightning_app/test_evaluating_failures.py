@@ -76,7 +76,7 @@ def test_each_failure_is_a_row_and_one_line_and_the_others_are_finished(
     rows = report_of(out)["rows"]
     assert ["error" in row for row in rows] == [True, False, True, True, True]
     assert "model.safetensors: expected a safetensors file, got 11 bytes" in rows[0]["error"]
-    assert "expected a model that loads and embeds, got " in rows[4]["error"]
+    assert "expected files of one model that its config.json describes, got " in rows[4]["error"]
     assert "expected finite numbers, got NaN or infinity" in rows[2]["error"]
     assert "expected finite weights, got NaN" in rows[3]["error"]
     code, again = command(capsys, *models, "--output", out, "--resume")

@@ -103,6 +103,11 @@ def test_the_only_model_being_shorter_than_the_cut_is_an_error(tiny_folder, tmp_
             "expected a GPU's number, cpu, cuda:N or disk for 'layers', got 'abacus'",
         ),
         ({"device_map": '{"layers": true}'}, "expected a GPU's number, cpu, cuda:N or disk for 'layers', got True"),
+        pytest.param(
+            {"device_map": '{"": "cuda:0"}'},
+            "--device-map: expected cpu or disk, as no GPU is here, got 'cuda:0'",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here"),
+        ),
         ({"device_map": "auto", "device": "cpu"}, "--device cpu and --device-map auto: expected one of them, got both"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from lightning_app import preparation
+from lightning_app import fitting, preparation
 from lightning_app.config import LoraConfig, StageConfig, TrainConfig
 from lightning_app.fitting import fit_stage, load_stage
 from lightning_app.preparation import prepare
@@ -59,6 +59,7 @@ def test_a_stage_carries_everything_that_was_trained(dense_folder: Path, tmp_pat
     stored = read_tensors(target / "dense.safetensors")
     assert not torch.equal(stored["dense.2.linear.weight"], weight)
     assert "dense.safetensors" in read_json(target / "manifest.json")["files"]
+    assert "rsDoRA of rank 2" in (target / "README.md").read_text()
     torch.testing.assert_close(encode(load_embedder(target), TEXTS), after, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match=r"dense\.safetensors: expected adapter_model\.safetensors only"):
         merge_checkpoints([target], tmp_path / "merged", method="passthrough")
@@ -84,3 +85,22 @@ def test_a_stage_over_four_bits_is_an_adapter_of_the_whole_base(tmp_path: Path) 
     quantised = load_embedder(target, quantization="nf4")
     assert torch.equal(encode(quantised, TEXTS), encode(run.embedder, TEXTS))
     assert encode(load_embedder(target), TEXTS).isfinite().all()
+
+
+def test_a_stage_that_does_not_load_as_it_was_trained_leaves_no_folder(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume would take it for a finished stage."""
+
+    def refuse(*_: object) -> float:
+        raise ValueError("expected embeddings within 1e-05")
+
+    monkeypatch.setattr(fitting, "check_adapter_roundtrip", refuse)
+    config = TrainConfig(
+        backbone=str(tiny_folder), lora=LoraConfig(r=2), stages=(STAGE,), output=str(tmp_path / "run"), merges=()
+    )
+    run = prepare(config, read_run_data(config))
+    target = tmp_path / "run" / "stages" / "1-six"
+    with pytest.raises(ValueError, match="expected embeddings within"):
+        fit_stage(run, run.data.stages[0], target, folder=tmp_path / "run", suites={})
+    assert not target.exists()

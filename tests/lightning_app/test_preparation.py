@@ -1,6 +1,7 @@
 """What a run proves before it writes anything."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from models.attention import reads_ahead
 from models.embedder import encode, load_embedder
 from models.export import save_embedder
 from models.tiny_llm import build_tiny_llm
-from tests.models.hub_folders import tiny_rows, write_hub_folder
+from tests.models.hub_folders import edit_json, tiny_rows, write_hub_folder
 
 
 def prepared(**settings):
@@ -121,3 +122,12 @@ def test_experts_are_adapted_by_default_or_by_name(nomic, tmp_path, targets, kin
 def test_what_cannot_be_is_refused(tiny_folder, settings, message):
     with pytest.raises(ValueError, match=message):
         prepared(**{"backbone": str(tiny_folder), **settings})
+
+
+def test_a_model_that_needs_its_own_code_is_refused_before_the_first_step(tiny_folder, tmp_path):
+    """What it saves could not be read again: its stages and merges are loaded without that code."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "own")
+    edit_json(folder / "config.json", model_type="own", auto_map={"AutoModel": "modeling_own.OwnModel"})
+    (folder / "modeling_own.py").write_text("raise AssertionError")
+    with pytest.raises(ValueError, match=r"--trust-remote-code: .*class OwnModel of modeling_own\.py"):
+        prepared(backbone=str(folder), trust_remote_code=True)

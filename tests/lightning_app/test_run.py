@@ -292,3 +292,13 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_1_and_keeps_the_last_ep
 def test_suites_are_not_computed_twice():
     """Suites are cached: the broad suite's 304 texts are made once a process."""
     assert broad_suite() is broad_suite()
+
+
+def test_the_terms_of_a_base_are_shown_for_a_folder_too(tmp_path, capfd):
+    code = {"auto_map": {"AutoModel": "llama_bidirectional_model.LlamaBidirectionalModel"}}
+    (tmp_path / "config.json").write_text(json.dumps(code))
+    for backbone in (str(tmp_path), "nemotron-8b"):
+        lightning_app.run._announce_licence(TrainConfig(backbone=backbone))
+        assert "non-commercial" in capfd.readouterr().err
+    lightning_app.run._announce_licence(TrainConfig(backbone="tiny-llm"))
+    assert capfd.readouterr().err == ""

@@ -90,3 +90,14 @@ def test_a_base_with_nan_is_refused_by_name(tiny_folder, tmp_path):
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"broken: expected finite weights, got NaN or infinity in .*norm\.weight"):
         make_scorer(broken)
+
+
+def test_candidates_without_a_causal_mask_are_embedded_without_it(tiny_folder, small_suites):
+    selection, _ = small_suites
+    tensors = read_tensors(tiny_folder / "model.safetensors")
+    separation, retention = make_scorer(tiny_folder, bidirectional=True)(tensors)
+    embedder = load_embedder(tiny_folder, bidirectional=True)
+    wanted = sklearn_silhouette(encode(embedder, selection.texts).numpy(), selection.labels)
+    assert separation == pytest.approx(wanted, abs=1e-5)
+    assert separation != pytest.approx(make_scorer(tiny_folder)(tensors)[0], abs=1e-4)
+    assert retention == pytest.approx(1, abs=1e-9)

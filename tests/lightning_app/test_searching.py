@@ -13,7 +13,7 @@ from lightning_app.searching import search_merge
 from merging.engine import merge_checkpoints
 from merging.front import Candidate, Parameters, choose
 from models.embedder import load_embedder
-from storage.json_file import read_json
+from storage.json_file import read_json, write_json
 from storage.manifest import verify_manifest
 from storage.tensor_file import read_tensors, write_tensors
 
@@ -171,3 +171,20 @@ def test_the_picture_shows_the_front_the_floor_the_ends_and_the_choice():
     low, high = axes.get_xlim()
     assert low < 0.25 < 1.0 < high
     assert {text.get_text() for text in axes.texts} == {"t = 0", "t = 1"}
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_candidates_are_scored_with_the_attention_of_the_result(
+    removed, variants, tiny_folder, tmp_path, small_suites, monkeypatch
+):
+    settings = variants[1] / "config.json"
+    write_json(settings, read_json(settings) | ({"is_causal": False} if removed else {}))
+    asked = []
+
+    def scorer(*_, **options):
+        asked.append(options["bidirectional"])
+        return lambda tensors: (0.5, 1.0)
+
+    monkeypatch.setattr("lightning_app.searching.make_scorer", scorer)
+    search_merge(variants, tmp_path / "out", method="slerp", base=tiny_folder, evaluations=5)
+    assert asked == [removed]

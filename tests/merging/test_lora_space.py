@@ -365,6 +365,22 @@ def test_what_training_recorded_of_the_base_is_passed_on(train: Train, tmp_path:
     assert verify_manifest(tmp_path / "out")["base"] == recorded
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_one_input_without_its_causal_mask_decides_for_the_result(first: int, train: Train, tmp_path: Path) -> None:
+    """In either order, as in a merge of whole models; the card does not say that plain PEFT loads it."""
+    inputs = [shutil.copytree(train(seed), tmp_path / str(seed)) for seed in range(2)]
+    plain = {"name": "base", "path": "/models/base", "fingerprint": "a" * 64, "bidirectional": False}
+    removed = plain | {"bidirectional": True, "plain_peft": {"loads": False, "reason": "the causal mask is removed"}}
+    for path, recorded in zip(inputs, (plain, removed), strict=True):
+        (path / "manifest.json").write_text(json.dumps({"files": {}, "base": recorded}))
+    merge_adapters([inputs[first], inputs[1 - first]], tmp_path / "out", method="linear")
+    assert verify_manifest(tmp_path / "out")["base"] == removed
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Only embarc loads this adapter as its inputs were trained: the causal mask is removed." in card
+    assert "library_name: peft" in card
+    assert "PeftModel" not in card
+
+
 def test_ranks_that_differ_are_patterns_that_name_their_module_only(make_adapter: MakeModel, tmp_path: Path) -> None:
     modules = ["proj", "layers.0.proj", "layers.1.proj", "layers.2.proj"]
     ranks = {"layers.0.proj": 3, "proj": 2}

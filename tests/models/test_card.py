@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from models.backbones import BACKBONES
+from models.backbones import BACKBONES, find_backbone
 from models.card import Licence, embedder_card, extend_card, licence_of, table
 from storage.front_matter import front_matter_of
+from storage.json_file import write_json
 from storage.manifest import verify_manifest, write_manifest
 
 
@@ -77,3 +78,16 @@ def test_sections_come_later_and_the_manifest_follows(tmp_path: Path) -> None:
     text = (tmp_path / "README.md").read_text()
     assert text.index("Text.") < text.index("## Data") < text.index("## Metrics") < text.index("## Use")
     assert "| x | 0.25 |" in text
+
+
+def test_a_model_that_is_known_by_its_code_has_the_licence_of_its_own_card(tmp_path: Path) -> None:
+    """Somebody's own model made from GritLM; of nemotron's the terms stay."""
+    codes = {"gritlm": "modeling_gritlm7b.MistralForCausalLM", "nemotron-8b": "llama_bidirectional_model.Model"}
+    for name, code in codes.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        write_json(folder / "config.json", {"auto_map": {"AutoModel": code}})
+        assert licence_of(folder) == licence_of(None, find_backbone(name))
+        (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert licence_of(tmp_path / "gritlm").front == {"license": "cc-by-nc-4.0"}
+    assert licence_of(tmp_path / "nemotron-8b") == licence_of(None, find_backbone("nemotron-8b"))

@@ -100,3 +100,13 @@ def test_what_version_5_has_not_is_refused(tmp_path: Path) -> None:
     (folder / "modules.json").unlink()
     with pytest.raises(ValueError, match=r"expected a sentence-transformers folder, found no modules.json"):
         compat_layout(folder)
+
+
+def test_a_model_that_only_this_package_loads_is_refused(tmp_path: Path) -> None:
+    base = write_hub_folder(tmp_path / "hub", "nomic-moe")
+    folder = Path(shutil.copytree(base, tmp_path / "copy"))
+    complete_folder(folder, base=base)
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    with pytest.raises(ValueError, match=r"--layout compat: expected .* got a NomicBert with a mixture of experts"):
+        compat_layout(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before

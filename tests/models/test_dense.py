@@ -15,7 +15,7 @@ from transformers import AutoModel
 from models.adapter import adapter_state, load_adapter_weights, split_state
 from models.dense import DENSE_FILE, carry_dense, dense_state, read_dense
 from models.embedder import encode, load_embedder
-from models.export import save_adapter, save_embedder
+from models.export import check_adapter_roundtrip, save_adapter, save_embedder
 from models.lora import add_lora
 from models.losses import supervised_contrastive_loss
 from models.preflight import preflight
@@ -163,3 +163,20 @@ def test_carrying_twice_is_carrying_once(dense_folder: Path, texts: list[str]) -
     assert carry_dense(embedder, trainable=True) == carry_dense(embedder, trainable=False) == ("2", "3")
     assert torch.equal(encode(embedder, texts), expected)
     assert len(embedder[2]._forward_pre_hooks) == 1
+
+
+def test_they_stay_in_float32_beside_a_base_in_few_bits(dense_folder: Path, tmp_path: Path) -> None:
+    """The first encode of a model with a device map casts what is beside the transformer."""
+    embedder = load_embedder(dense_folder, quantization="int8", dtype=torch.bfloat16)
+    add_lora(embedder, r=2, dense="train")
+    with torch.no_grad():
+        for name, each in embedder.named_parameters():
+            if each.requires_grad:
+                each.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    before = adapter_state(embedder)
+    encode(embedder, ["1, 2, 3"])
+    after = adapter_state(embedder)
+    assert all(each.dtype == torch.float32 for each in after.values())
+    assert all(torch.equal(after[name], each) for name, each in before.items())
+    folder = saved(embedder, dense_folder, tmp_path / "stage")
+    assert check_adapter_roundtrip(folder, embedder, ["1, 2, 3", "2, 4, 8, 16"]) <= 1e-5

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer, T5Config, T5EncoderModel
 
 from models import export
 from models.embedder import encode, load_embedder
@@ -50,6 +50,21 @@ def test_plain_peft_loads_what_was_saved(
     with torch.no_grad():
         states = embedder.eval()[0](dict(features))["token_embeddings"]
         torch.testing.assert_close(plain(**inputs).last_hidden_state, states, rtol=0, atol=1e-5)
+    torch.testing.assert_close(encode(load_embedder(folder), texts), encode(embedder, texts), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*mean pooling:UserWarning")
+def test_the_encoder_of_a_t5_makes_the_round_trip(
+    bert_folder: Path, texts: list[str], labels: torch.Tensor, tmp_path: Path
+) -> None:
+    """AutoModel would take both halves of it, and ask for what the decoder reads."""
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+    T5EncoderModel(T5Config(**sizes, vocab_size=len(tokenizer))).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    embedder = trained_embedder(tmp_path / "base", texts, labels, targets=["q", "v"])
+    folder = save_adapter(embedder, tmp_path / "stage", base_name="base", base_folder=tmp_path / "base")
+    assert check_adapter_roundtrip(folder, embedder, texts) <= 1e-5
     torch.testing.assert_close(encode(load_embedder(folder), texts), encode(embedder, texts), rtol=0, atol=1e-5)
 
 

@@ -8,9 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from transformers import AutoModel, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedConfig,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 from models.attention import reads_ahead
 from models.backbones import BACKBONES
@@ -45,6 +57,58 @@ def test_a_plain_causal_decoder_is_refused_and_a_bidirectional_one_mean_pooled(
     assert str(folder) in str(caught.value)
     with pytest.warns(UserWarning, match="mean pooling"):
         assert load_embedder(folder, bidirectional=True)[1].pooling_mode == "mean"
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"),
+    [
+        (DistilBertModel, DistilBertConfig(dim=16, hidden_dim=24, n_layers=2, n_heads=4, vocab_size=128)),
+        (T5EncoderModel, T5Config(d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, vocab_size=128)),
+    ],
+)
+def test_a_plain_encoder_whose_width_has_another_name_is_mean_pooled(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, bert_folder: Path, tmp_path: Path, texts: list[str]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    config.vocab_size = len(tokenizer)
+    model = model_class(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="mean pooling"):
+        embedder = load_embedder(tmp_path)
+    with torch.no_grad():
+        ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in texts]
+        expected = [model(input_ids=each).last_hidden_state[0].mean(0) for each in ids]
+    torch.testing.assert_close(encode(embedder, texts), torch.stack(expected), rtol=0, atol=1e-6)
+
+
+def test_a_plain_causal_decoder_of_any_other_type_is_refused_too(bert_folder: Path, tmp_path: Path) -> None:
+    GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=128)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="how a causal decoder pools .* or save it with sentence-transformers$"):
+        load_embedder(tmp_path)
+
+
+def test_files_that_a_library_refuses_are_one_error_that_names_the_folder(bert_folder: Path, tmp_path: Path) -> None:
+    folder = plain(bert_folder, tmp_path / "shapes")
+    edit_json(folder / "config.json", intermediate_size=20)
+    with pytest.raises(ValueError, match=f"{folder}: expected .*tensors of other shapes"):
+        load_embedder(folder)
+    folder = plain(bert_folder, tmp_path / "tokenizer")
+    (folder / "tokenizer.json").write_text('{"cut": ')
+    with pytest.raises(ValueError, match=str(folder)):
+        load_embedder(folder)
+
+
+def test_a_missing_tensor_is_told_once(bert_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = plain(bert_folder, tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state.pop("encoder.layer.0.output.dense.weight")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    capfd.readouterr()
+    with pytest.raises(ValueError, match=r"1 missing, first encoder\.layer\.0\.output\.dense\.weight"):
+        load_embedder(folder)
+    assert "REPORT" not in capfd.readouterr().err
 
 
 def test_a_model_without_a_transformer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

@@ -208,3 +208,14 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"expected weights as \*\.safetensors in"):
         base_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", "[]"), ("modules.json", "{}"), ("modules.json", "[]"), ("modules.json", "[3]")],
+)
+def test_settings_of_another_shape_are_named(name: str, content: str, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name}: expected a.*, got "):
+        base_folder(folder)

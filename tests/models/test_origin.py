@@ -25,12 +25,15 @@ def test_a_snapshot_by_its_path_is_the_backbone(name: str, tmp_path: Path) -> No
     assert by_path.prompts == by_name.prompts
 
 
-@pytest.mark.parametrize("name", ["gritlm", "nemotron-8b", "gte-qwen2-1.5b"])
+@pytest.mark.parametrize("name", ["gritlm", "nemotron-8b", "gte-qwen2-1.5b", "nomic-moe"])
 def test_a_copy_of_a_snapshot_is_known_by_its_code(name: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(write_hub_folder(tmp_path, name), tmp_path / "copy"))
     expected = load_embedder(name, cache=tmp_path, offline=True)
     loaded = load_embedder(folder)
     assert reads_ahead(loaded)
+    row = row_of(folder)
+    assert row is not None
+    assert row.name == name
     assert loaded.tokenizer.padding_side == expected.tokenizer.padding_side
     assert torch.equal(encode(loaded, TEXTS), encode(expected, TEXTS))
 

@@ -13,7 +13,7 @@ from models import pickled as pickled_module
 from models.embedder import encode, load_embedder
 from models.locate import hub_origin
 from models.pickled import convert_pickled
-from tests.models.hub_folders import write_hub_folder
+from tests.models.hub_folders import tiny_rows, write_hub_folder
 
 
 class Evil:
@@ -52,6 +52,19 @@ def test_converted_weights_are_the_same(zipped: bool, tiny_folder: Path, tmp_pat
     loaded = load_embedder(folder, cache=tmp_path / "cache", pickled_weights=True)
     assert torch.equal(encode(loaded, texts), encode(load_embedder(tiny_folder), texts))
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_module_with_a_pickle_beside_safetensors_of_another_is_converted(tmp_path: Path, texts: list[str]) -> None:
+    """As in sentence-t5's repository: the transformer in safetensors, its Dense module in pytorch_model.bin."""
+    with tiny_rows():
+        whole = write_hub_folder(tmp_path / "hub", "embeddinggemma")
+    folder = Path(shutil.copytree(whole, tmp_path / "mixed"))
+    for dense in ("2_Dense", "3_Dense"):
+        pickled(folder / dense)
+    assert (folder / "model.safetensors").is_file()
+    loaded = load_embedder(folder, cache=tmp_path / "cache", pickled_weights=True)
+    whole = Path(shutil.copytree(whole, tmp_path / "whole"))
+    assert torch.equal(encode(loaded, texts), encode(load_embedder(whole), texts))
 
 
 def test_a_content_is_converted_once(pickles: Path, tmp_path: Path) -> None:

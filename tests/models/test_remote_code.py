@@ -67,7 +67,7 @@ def test_a_snapshot_and_a_local_folder_fix_their_own_code(own: Path, tmp_path: P
 
 @pytest.mark.parametrize("revision", [None, "main"])
 def test_trusted_code_needs_a_commit(own: Path, tmp_path: Path, revision: str | None) -> None:
-    with pytest.raises(ValueError, match=f"a commit of 40 hexadecimal digits .*--revision {COMMIT}"):
+    with pytest.raises(ValueError, match=f"a commit of 40 hexadecimal digits .*give some/own@{COMMIT}"):
         load_embedder("some/own", cache=tmp_path, offline=True, revision=revision, trust_remote_code=True)
     assert not (tmp_path / "ran").exists()
 
