@@ -33,9 +33,9 @@ def page(results: Sequence[Result], folder: Path, *, quick: bool = False) -> str
         body = f"{before}\n\n{table(mine)}" if mine else f"Not measured; `{command_of(part)}` does."
         sections.append(f"## {title}\n\n{body}{_notes(mine)}")
     sections += [
+        _backbones_on_a_gpu(folder / BACKBONES_FILE),
         _metrics_on_a_gpu(folder / METRICS_FILE),
         _on_a_gpu(folder / GPU_FILE),
-        _backbones_on_a_gpu(folder / BACKBONES_FILE),
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -75,6 +75,15 @@ def test_what_was_measured_on_a_device_is_shown(tmp_path: Path) -> None:
     assert found["command"] in section
 
 
+def test_training_on_a_device_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    title = "## Training an 8B-shaped model on a GPU\n"
+    assert "Not measured" in page([], tmp_path).partition(title)[2].partition("##")[0]
+    (tmp_path / "gpu_backbones.json").write_text('{"peak": 12345}')
+    section = page([], tmp_path).partition(title)[2].partition("##")[0]
+    assert "Not measured" not in section
+    assert '"peak": 12345' in section
+
+
 def test_runs_that_differ_much_are_told(tmp_path: Path) -> None:
     even = named("even", ratio=1.0, seconds=((1.0, 1.4), (2.0, 2.9)))
     uneven = named("uneven", ratio=1.0, seconds=((1.0, 1.1), (2.0, 5.0)))

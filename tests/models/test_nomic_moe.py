@@ -72,7 +72,9 @@ def test_published_model_has_the_tensors_and_parameters_of_its_card() -> None:
     assert sum(weight.numel() for weight in model.parameters()) == 475_292_928
 
 
-def test_written_folder_has_the_hubs_tensors_and_settings_and_a_type_that_plain_transformers_refuses(folder: Path, tmp_path: Path) -> None:
+def test_written_folder_has_the_hubs_tensors_and_settings_and_a_type_that_plain_transformers_refuses(
+    folder: Path, tmp_path: Path
+) -> None:
     load_nomic_moe(folder).save_pretrained(tmp_path)
     original, written = (load_file(each / "model.safetensors") for each in (folder, tmp_path))
     assert written.keys() == original.keys()
