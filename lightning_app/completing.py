@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -40,11 +41,28 @@ def _complete(folder: Path, plan: MergePlan, *, row: Backbone | None, bidirectio
         compat_layout(folder)
     licence = licence_of(plan.companions, row)
     sections = [f"## Licence\n\n{licence.text}"]
-    if obstacle is not None:
-        sections.append(f"## Limits\n\nOnly embarc loads this folder: {obstacle}.")
+    limits = [] if obstacle is None else [f"Only embarc loads this folder: {obstacle}."]
+    limits += _mixed_attention(plan)
+    if limits:
+        sections.append("## Limits\n\n" + "\n".join(limits))
     loads_by_modules = (folder / "modules.json").is_file()
     return CardNotes(
         front={**({"pipeline_tag": "sentence-similarity"} if loads_by_modules else {}), **licence.front},
         sections=tuple(sections),
         library="embarc" if obstacle is not None else "sentence-transformers" if loads_by_modules else None,
     )
+
+
+def _mixed_attention(plan: MergePlan) -> list[str]:
+    """Adapters of one base that were trained with and without its causal mask can be merged, and should not be in silence."""
+    adapters = [Path(each.path) for each in plan.inputs if (Path(each.path) / "adapter_config.json").is_file()]
+    without = [folder for folder in adapters if reads_both_ways(folder)]
+    if not without or len(without) == len(adapters):
+        return []
+    causal = next(folder for folder in adapters if folder not in without)
+    said = (
+        f"{without[0].name} was trained without the causal mask and {causal.name} with it; the result is used without, which "
+        f"{causal.name} has never seen."
+    )
+    print(f"warning: {said}", file=sys.stderr)
+    return [said]

@@ -34,6 +34,7 @@ from models.backbones import lookup_backbone
 from models.card import extend_card, licence_of
 from models.embedder import count_tokens, load_embedder
 from models.export import save_embedder
+from models.loading import stored_dtype
 from storage.atomic import building_folder
 from storage.json_file import read_json, write_json
 from storage.lock import folder_lock
@@ -150,8 +151,11 @@ def _measure(
 
 
 def _precision_note(run: Run, *, trained: bool) -> str | None:
-    """On which base a row was measured, where the run's is in few bits."""
-    if (kind := run.config.lora.quantization) == "none":
+    """On which base a row was measured, where the run's is in few bits or in another precision than it is stored in."""
+    kind: str | None = run.config.lora.quantization
+    if kind == "none":
+        kind = run.config.dtype
+    if kind is None or run.base is None or kind == stored_dtype(run.base):
         return None
     if trained:
         return f"measured on the base in {kind}"

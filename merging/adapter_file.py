@@ -140,7 +140,10 @@ def _parameter_names(config: AdapterConfig, file: Path) -> dict[str, str]:
 def _weights_file(folder: Path) -> Path:
     others = sorted(file for file in folder.rglob("*.safetensors") if file != folder / WEIGHTS)
     if others:
-        raise ValueError(f"{others[0]}: expected {WEIGHTS} only in an adapter folder, got this too; it would be lost")
+        raise ValueError(
+            f"{others[0]}: expected {WEIGHTS} only in an adapter folder, got this too, which would be lost; "
+            "merge adapters that were trained with everything else frozen (Dense modules: --lora.dense freeze)"
+        )
     if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
         raise ValueError(
             f"{folder / 'adapter_model.bin'}: expected safetensors, got a pickle, which can run code when opened; "

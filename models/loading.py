@@ -215,6 +215,18 @@ def _width(settings: dict[str, Any], source: Path) -> int:
     return found
 
 
+def stored_dtype(folder: Path) -> str:
+    """Precision of a folder's weights, as its config.json names it; float32 where it does not say.
+
+    Example:
+        >>> from models.locate import base_folder
+        >>> stored_dtype(base_folder("tiny-llm"))
+        'float32'
+    """
+    file = transformer_folder(folder) / "config.json"
+    return str(_stored_dtype(read_json(file) if file.is_file() else {})).removeprefix("torch.")
+
+
 def _stored_dtype(settings: dict[str, Any]) -> torch.dtype:
     """Precision of the weights by config.json; float32 where it does not say."""
     dtype = getattr(torch, str(settings.get("dtype") or settings.get("torch_dtype") or "float32"), torch.float32)

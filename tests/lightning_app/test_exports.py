@@ -1,6 +1,7 @@
 """What runs and merges leave for others: folders that load without us, cards that the hub reads, and refusals."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,9 @@ from sentence_transformers import SentenceTransformer
 
 from lightning_app.config import LoraConfig, MergeConfig, StageConfig, TrainConfig
 from lightning_app.merging import merge
-from lightning_app.run import train
+from lightning_app.run import _precision_note, train
 from models.embedder import encode, load_embedder
-from storage.json_file import read_json
+from storage.json_file import read_json, write_json
 from storage.manifest import verify_manifest
 
 TEXTS = ["1, 2, 3", "10, 20, 30, 40, 50", "5"]
@@ -144,3 +145,31 @@ def test_layout_compat_refuses_a_decoder_without_its_mask(finished, tmp_path):
     merge(MergeConfig(**asked, output=str(tmp_path / "out")))
     plain = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS, convert_to_tensor=True)
     torch.testing.assert_close(plain, encode(load_embedder(stage), TEXTS), rtol=0, atol=2e-6)
+
+
+def test_adapters_trained_with_and_without_the_mask_are_not_merged_in_silence(finished, tiny_folder, tmp_path, capsys):
+    without = finished.folder / "stages" / "1-six"
+    causal = Path(shutil.copytree(without, tmp_path / "causal"))
+    manifest = read_json(causal / "manifest.json")
+    write_json(causal / "manifest.json", {**manifest, "base": {**manifest["base"], "bidirectional": False}})
+    inputs = (str(without), str(causal))
+    output = merge(MergeConfig(method="linear", inputs=inputs, base=str(tiny_folder), output=str(tmp_path / "mixed")))
+    said = "1-six was trained without the causal mask and causal with it"
+    assert f"warning: {said}" in capsys.readouterr().err
+    assert said in (Path(output["output"]) / "README.md").read_text()
+    merge(MergeConfig(method="linear", inputs=(inputs[0],) * 2, base=str(tiny_folder), output=str(tmp_path / "same")))
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("bfloat16", "bfloat16"), ("float32", None), (None, None)])
+def test_a_row_says_where_its_base_was_in_another_precision_than_stored(tiny_folder, dtype, told):
+    run = SimpleNamespace(config=TrainConfig(dtype=dtype), base=tiny_folder)
+    notes = [_precision_note(run, trained=trained) for trained in (True, False)]
+    assert notes == (
+        [None, None]
+        if told is None
+        else [
+            f"measured on the base in {told}",
+            f"measured on the base as it is stored, retention against the base in {told}",
+        ]
+    )
