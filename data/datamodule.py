@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from data.sampler import LabelBatchSampler
-from data.training_texts import TrainingTexts
+from data.training_texts import Item, TrainingTexts
 
 
 class LabelledDataModule(LightningDataModule):
@@ -18,7 +18,8 @@ class LabelledDataModule(LightningDataModule):
     Args:
         data: What to train on.
         classes, per_class, batches, seed: See `LabelBatchSampler`.
-        collate: (text, label) pairs -> a batch.
+        collate: items -> a batch.
+        num_workers: Processes that make batches ready, as in torch's DataLoader.
     """
 
     def __init__(
@@ -29,13 +30,14 @@ class LabelledDataModule(LightningDataModule):
         per_class: int,
         batches: int,
         seed: int,
-        collate: Callable[[Sequence[tuple[str, int]]], Any],
+        collate: Callable[[Sequence[Item]], Any],
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.data, self.collate = data, collate
+        self.data, self.collate, self.num_workers = data, collate, num_workers
         self.classes, self.per_class, self.batches, self.seed = classes, per_class, batches, seed
 
-    def train_dataloader(self) -> DataLoader[tuple[str, int]]:
+    def train_dataloader(self) -> DataLoader[Item]:
         """This rank's batches of the current epoch."""
         trainer = self.trainer
         assert trainer is not None, "a datamodule belongs to a Trainer"
@@ -50,5 +52,9 @@ class LabelledDataModule(LightningDataModule):
             world_size=trainer.world_size,
         )
         sampler.set_epoch(trainer.current_epoch)
-        items = list(zip(self.data.texts, self.data.labels, strict=True))
-        return DataLoader(items, batch_sampler=sampler, collate_fn=self.collate)  # type: ignore[arg-type]
+        return DataLoader(
+            self.data.items(),  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+        )

@@ -73,6 +73,8 @@ class StageConfig:
     """Epochs without a better selection silhouette before the stage ends."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
+    retention_floor: float = 0.0
+    """Least CKA to the base, on the selection suite, of an epoch that may be kept; 0: whatever separates best."""
     classes: int | None = None
     """P: labels a batch. Default: as many as there are, at most 12."""
     texts_per_class: int | None = None
@@ -99,16 +101,40 @@ class TrainConfig(Plain):
     """The adapter."""
     adapt_top: int | None = None
     """Adapt the top so many layers only. Default: all."""
+    prefix_cache: bool = True
+    """With --adapt-top: compute the states below the adapted layers once and keep them on the disk."""
     bidirectional: bool = False
     """Remove the causal mask of a decoder: every token reads the whole text. Its stages and merges keep it so."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision in which the base is loaded. Default: as it is stored."""
     gradient_checkpointing: bool = False
     """Compute the states inside a layer again in the backward pass, for less memory and a third more time."""
+    batching: Literal["sorted", "padded", "packed"] = "sorted"
+    """Texts of a batch are embedded in parts of like length; padded: all together; packed: end to end, without padding."""
+    token_budget: int | None = None
+    """Tokens embedded at once, padding included: parts within it are computed again in the backward pass (GradCache)."""
+    objective: Literal["supcon", "infonce"] = "supcon"
+    """supcon: supervised contrastive, by label; infonce: one positive a text, and hard negatives where the data has them."""
     temperature: float = 0.1
-    """Temperature of the supervised contrastive loss."""
+    """Temperature of the contrastive loss."""
+    matryoshka: tuple[int, ...] = ()
+    """Train the first so many dimensions as well: their losses are averaged with that of the whole embedding."""
+    geometry_weight: float = 0.0
+    """Weight of the distance between the batch's similarities and those of the base model; 0 leaves it out."""
     gradient_clip_val: float = 1.0
     """Largest gradient norm."""
+    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """After a loss or gradient that is not finite: end, leave out that step, or go back to the last good weights."""
+    average: Literal["none", "ema", "swa"] = "none"
+    """Measure and keep an average of the trained weights over the steps: exponential, or uniform over a stage's second half."""
+    ema_decay: float = 0.98
+    """Decay of the exponential average, a step."""
+    replicas: int = 1
+    """Train the last stage so many times from the same weights, a folder each, as ingredients of merges."""
+    replica_learning_rates: tuple[float, ...] = ()
+    """Learning rates that replicas take in turn. Default: that of the stage."""
+    replica_fraction: float = 1.0
+    """Share of the texts of each label that a replica sees, drawn anew for each (bagging)."""
     merges: tuple[MergeName, ...] = DEFAULT_MERGES
     """soup and karcher of the stages; slerp and linear half-way from the base to the last stage; last: that stage itself, whole."""
     baselines: bool = True
@@ -123,8 +149,18 @@ class TrainConfig(Plain):
     """Devices (or, on the CPU, gloo processes)."""
     strategy: Literal["auto", "ddp", "ddp_fork", "fsdp"] = "auto"
     """Lightning's strategy; auto takes ddp for more than one device. fsdp (FSDP2) spreads the weights over the devices."""
+    num_nodes: int = 1
+    """Machines, each with so many --devices; torchrun or SLURM starts this command on every one."""
+    timeout: float = 1800.0
+    """Seconds that a rank waits for the others before the run ends."""
     precision: str = "32-true"
     """Lightning's precision: 32-true, bf16-mixed."""
+    deterministic: bool = False
+    """Deterministic kernels on a GPU: what --resume needs to be exact there."""
+    num_workers: int = 0
+    """Processes that make batches ready; the batches do not depend on it."""
+    log_every_n_steps: int = 5
+    """Steps between the values of loss, norm and throughput, and between checks that they are finite."""
     cross_fit: int = 0
     """Fit the last stage again on half of the paper's own windows and measure the unseen half: 2 or 6 times. 0: not at all."""
     max_steps: int = -1
@@ -133,8 +169,12 @@ class TrainConfig(Plain):
     """Seed of the adapter, the batches and the metrics."""
     output: str = "runs/main"
     """Folder of the run."""
+    every_n_train_steps: int = 0
+    """Save what --resume needs after so many steps, besides the end of every epoch; 0: then only."""
     resume: bool = False
-    """Go on with the run in --output, from the last finished epoch."""
+    """Go on with the run in --output, from the last state saved: the end of an epoch, or the batch at which it was stopped."""
+    allow_changes: tuple[str, ...] = ()
+    """With --resume: settings that may differ from those of the run, such as devices, data or precision."""
     overwrite: bool = False
     """Replace what is in --output."""
     plan: bool = False

@@ -54,7 +54,10 @@ def fit_stage(
         total_steps=steps if config.max_steps < 0 else min(steps, config.max_steps),
         temperature=config.temperature,
         seed=config.seed,
+        batching=config.batching,
+        token_budget=config.token_budget,
     )
+    module.tokenise(stage.data.texts)
     measured = dict(suites) | ({"selection": selection} if selection else {})
     callbacks = [
         ClusteringMetrics(measured, seed=config.seed),
@@ -73,6 +76,7 @@ def fit_stage(
         batches=settings.steps_per_epoch,
         seed=config.seed,
         collate=module.collate,
+        num_workers=config.num_workers,
     )
     state = folder / "resume" / stage.name
     run.embedder.train()

@@ -4,8 +4,8 @@ Dimension names: b texts a rank, n texts of all ranks, d embedding.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,11 +14,31 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from callbacks.gathering import gathered_rows
+from data.training_texts import Item
 from models.embedder import encode
+from models.gradient_cache import embed_parts
 from models.losses import supervised_contrastive_loss
+from models.partition import partition
 from models.sharding import load_wholes, sharded_copy, whole_tensor
+from models.token_rows import TokenRows
 
-Batch = tuple[dict[str, Any], Tensor]
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Embeddings (n, d) and targets (n, 3: label, place, role), of all ranks -> the loss."""
+
+
+class Batch(NamedTuple):
+    """One rank's share of a batch; tensors that a step needs on its device, counts that it does not."""
+
+    parts: list[dict[str, Any]]
+    """Features of texts of like length, each as ``preprocess`` gives them."""
+    order: Tensor
+    """(b,): the place in the parts, laid below each other, of each text."""
+    targets: Tensor
+    """(b, 3): label, place in the training texts, role (see `data.training_texts.Item`)."""
+    tokens: int
+    """Tokens of the texts."""
+    padded: int
+    """Tokens of the parts, padding included."""
 
 
 class ContrastiveEmbedder(LightningModule):
@@ -36,6 +56,9 @@ class ContrastiveEmbedder(LightningModule):
         temperature: Of the loss.
         prompt: Put before every text. None: the embedder's default.
         seed: Of dropout.
+        objective: Embeddings (n, d) and targets (n, 3) of all ranks -> the loss. None: the supervised contrastive loss by label.
+        batching: ``sorted``: a batch in parts of like length; ``padded``: in one.
+        token_budget: Most tokens of a part, which is then computed again in the backward pass. None: no limit.
 
     Reference: Khosla et al. 2020, Supervised Contrastive Learning, https://arxiv.org/abs/2004.11362
     """
@@ -52,9 +75,15 @@ class ContrastiveEmbedder(LightningModule):
         temperature: float = 0.1,
         prompt: str | None = None,
         seed: int = 0,
+        objective: Objective | None = None,
+        batching: Literal["sorted", "padded", "packed"] = "sorted",
+        token_budget: int | None = None,
     ) -> None:
         super().__init__()
         self.embedder = embedder
+        self.objective: Objective = objective if objective is not None else self._by_label
+        self.batching, self.token_budget = batching, token_budget
+        self._rows: TokenRows | None = None
         self.learning_rate, self.total_steps, self.warmup_steps = learning_rate, total_steps, warmup_steps
         self.temperature, self.prompt, self.seed = temperature, prompt, seed
         # In a tuple, so that it is no module of this one beside its copy.
@@ -76,14 +105,40 @@ class ContrastiveEmbedder(LightningModule):
         if self._whole:
             (self.embedder,), self._whole = self._whole, ()
 
+    def _by_label(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        return supervised_contrastive_loss(embeddings, targets[:, 0], temperature=self.temperature)
+
     def forward(self, features: dict[str, Any]) -> Float[Tensor, "b d"]:
         """Embeddings of tokenised texts, with gradient (``encode`` has none)."""
         return self.embedder(features)["sentence_embedding"]
 
-    def collate(self, items: Sequence[tuple[str, int]]) -> Batch:
-        """(text, label) pairs -> (features, labels)."""
-        texts, labels = zip(*items, strict=True)
-        return dict(self.embedder.preprocess(list(texts), prompt=self.training_prompt())), torch.tensor(labels)
+    def tokenise(self, texts: Sequence[str]) -> None:
+        """Read texts before the first batch does, so that processes that make batches ready find them read."""
+        self.rows.add(texts)
+
+    @property
+    def rows(self) -> TokenRows:
+        """What the tokenizer made of each text so far."""
+        if self._rows is None:
+            self._rows = TokenRows(self.embedder, prompt=self.training_prompt())
+        return self._rows
+
+    def collate(self, items: Sequence[Item | tuple[str, int]]) -> Batch:
+        """Items (or (text, label) pairs) -> a batch in parts of like length."""
+        read = [Item(*item) for item in items]
+        rows = [self.rows.row(item.text) for item in read]
+        lengths = [len(row["input_ids"]) for row in rows]
+        whole = [list(range(len(rows)))]
+        places = whole if self.batching == "padded" else partition(lengths, budget=self.token_budget)
+        order = torch.empty(len(rows), dtype=torch.long)
+        order[torch.tensor([place for part in places for place in part])] = torch.arange(len(rows))
+        return Batch(
+            parts=[self.rows.padded([rows[place] for place in part]) for part in places],
+            order=order,
+            targets=torch.tensor([(item.label, item.place, item.role) for item in read]),
+            tokens=sum(lengths),
+            padded=sum(len(part) * max(lengths[place] for place in part) for part in places),
+        )
 
     def training_prompt(self) -> str | None:
         """What a bare ``encode()`` puts before a text: the given prompt, or the embedder's default one."""
@@ -98,13 +153,13 @@ class ContrastiveEmbedder(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of the global batch."""
-        features, labels = batch
-        embeddings = self(features)
+        parts = embed_parts(self.embedder, batch.parts, recompute=self.token_budget is not None)
+        embeddings, targets = parts.index_select(0, batch.order), batch.targets
         if self.trainer.world_size > 1:
             embeddings = gathered_rows(self, embeddings, gradients=True)
-            labels = gathered_rows(self, labels)
-        loss = supervised_contrastive_loss(embeddings, labels, temperature=self.temperature)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+            targets = gathered_rows(self, targets)
+        loss = self.objective(embeddings, targets)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.order))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

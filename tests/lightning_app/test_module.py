@@ -17,17 +17,18 @@ def module(tiny_folder):
 
 def test_forward_of_a_collated_batch_is_what_encode_says(module):
     texts = ["1, 2, 3", "10, 20", "7, 14, 21, 28"]
-    features, labels = module.collate([(text, i) for i, text in enumerate(texts)])
-    assert labels.tolist() == [0, 1, 2]
+    batch = module.collate([(text, i) for i, text in enumerate(texts)])
+    assert batch.targets[:, 0].tolist() == [0, 1, 2]
     module.eval()
     with torch.no_grad():
-        torch.testing.assert_close(module(features), module.encode(texts), atol=1e-6, rtol=0)
+        embeddings = torch.cat([module(part) for part in batch.parts])[batch.order]
+        torch.testing.assert_close(embeddings, module.encode(texts), atol=1e-6, rtol=0)
 
 
 def test_the_models_default_prompt_is_trained_with(module):
     module.embedder.prompts = {"query": "q: "}
     module.embedder.default_prompt_name = "query"
-    features, _ = module.collate([("1, 2", 0)])
+    (features,) = module.collate([("1, 2", 0)]).parts
     plain = module.embedder.preprocess(["q: 1, 2"])
     assert torch.equal(features["input_ids"], plain["input_ids"])
     module.eval()
