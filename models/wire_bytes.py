@@ -21,8 +21,8 @@ def wire_bytes(
     ``gradients``: of the trainable weights, in float32: all-reduced once a step with DDP, 2 (W - 1) / W of their size for W
     devices; reduce-scattered once a part with FSDP, (W - 1) / W.
     ``weights``: with FSDP every pass gathers what the device does not have, (W - 1) / W of the base and the adapter: forward and
-    backward, once more where a part is computed again; every part of a batch is a pass of its own. In the backward pass the lowest
-    block and what lies outside the blocks are kept from one part to the next.
+    backward, once more where a part is computed again; every part of a batch is a pass of its own. For several parts
+    this is an upper bound: a block at the bottom and what lies outside the blocks are partly kept from one to the next.
     ``embeddings``: gathered from the other devices, and their gradients on the way back.
 
     So with FSDP the parts of a batch cost what they save in padding, and DDP over an adapter sends next to nothing.
@@ -50,9 +50,7 @@ def wire_bytes(
     adapter = 0 if sizes.adapted == 0 else own
     if strategy == "fsdp":
         gradients = parts * own * others // devices
-        passes = (3 if recomputed else 2) * parts
-        kept = (parts - 1) * (sizes.block_bytes + sizes.outside_bytes)
-        weights = (passes * (sizes.weight_bytes + adapter) - kept) * others // devices
+        weights = (3 if recomputed else 2) * parts * (sizes.weight_bytes + adapter) * others // devices
     else:
         gradients, weights = 2 * own * others // devices, 0
     embeddings = 2 * others * texts * sizes.width * 4

@@ -68,7 +68,7 @@ def steps(folder, strategy, parts, rank, mesh):
 
 @pytest.fixture(scope="module")
 def deep_folder(tmp_path_factory):
-    """Eight layers: what is said of a step must not hang on the lowest one, which FSDP2 drops at the end only."""
+    """Eight layers: what is said of a step must not hang on the lowest one, which FSDP2 keeps from part to part."""
     folder = tmp_path_factory.mktemp("deep") / "model"
     return save_embedder(build_tiny_llm(hidden_size=64, layers=8, heads=2, intermediate_size=96, seed=1), folder)
 
@@ -82,7 +82,8 @@ def test_a_step_receives_what_was_counted(deep_folder, tmp_path, strategy, parts
     for rank in on_two_ranks(partial(steps, deep_folder, strategy, parts), tmp_path):
         assert rank["width"] == sizes.width
         for each in rank["received"][1:]:
-            assert expected < each < 1.1 * expected, f"{told}: {rank['received']}"
+            least = 1.0 if parts == 1 else 0.85  # several parts: an upper bound
+            assert least * expected < each < 1.1 * expected, f"{told}: {rank['received']}"
 
 
 def test_ddp_sends_the_adapter_and_fsdp_the_base(deep_folder):
