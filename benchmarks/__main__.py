@@ -10,7 +10,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import evaluation_metrics, in_process, merge_commands, merge_sizes, mergekit_agreement
+from benchmarks import (
+    evaluation_metrics,
+    in_process,
+    merge_commands,
+    merge_sizes,
+    mergekit_agreement,
+    training_speed,
+)
 from benchmarks.readme import page
 from benchmarks.result import Result, Settings, read_results, write_results
 from storage.atomic import write_text
@@ -21,6 +28,7 @@ QUICK_OUTPUT = HERE.parent / "runs" / "benchmarks"
 PARTS: Mapping[str, Callable[[Settings], list[Result]]] = {
     in_process.PART: in_process.measure,
     evaluation_metrics.PART: evaluation_metrics.measure,
+    training_speed.PART: training_speed.measure,
     merge_commands.PART: merge_commands.measure,
     merge_sizes.PART: merge_sizes.measure,
     mergekit_agreement.PART: mergekit_agreement.measure,

@@ -99,6 +99,12 @@ def write_base(folder: Path, device: torch.device, *, smoke: bool) -> Path:
         model = MistralModel._from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder, max_shard_size="5GB")
     _tokenizer().save_pretrained(folder)
+    lay_out(folder, width)
+    return folder
+
+
+def lay_out(folder: Path, width: int) -> None:
+    """Make a transformers folder one of an embedder that takes the last token's state and has vectors of unit length."""
     kinds = ("Transformer", "Pooling", "Normalize")
     modules = [
         {"idx": at, "name": str(at), "path": f"{at}_{kind}" if at else "", "type": f"{MODULES}.{kind}"}
@@ -112,7 +118,6 @@ def write_base(folder: Path, device: torch.device, *, smoke: bool) -> Path:
     ):
         (folder / name).parent.mkdir(exist_ok=True)
         write_json(folder / name, content)
-    return folder
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

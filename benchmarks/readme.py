@@ -5,9 +5,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import evaluation_metrics, in_process, merge_commands, merge_sizes, mergekit_agreement
+from benchmarks import (
+    evaluation_metrics,
+    in_process,
+    merge_commands,
+    merge_sizes,
+    mergekit_agreement,
+    training_page,
+    training_speed,
+)
 from benchmarks.mergekit import VERSION
 from benchmarks.result import Check, Result, command_of
+from benchmarks.table import goal_cell, megabytes, ratio_cell, table
 from storage.json_file import read_json
 
 GPU_FILE = "gpu_merge.json"
@@ -21,8 +30,6 @@ BACKBONES_COMMAND = f"python -m benchmarks.gpu_backbones --output benchmarks/{BA
 
 UNEVEN = 1.5
 
-Row = Sequence[str]
-
 
 def page(results: Sequence[Result], folder: Path, *, quick: bool = False) -> str:
     """Return the page in Markdown; ``folder`` holds what was measured on a GPU, if anything was."""
@@ -33,6 +40,7 @@ def page(results: Sequence[Result], folder: Path, *, quick: bool = False) -> str
         body = f"{before}\n\n{table(mine)}" if mine else f"Not measured; `{command_of(part)}` does."
         sections.append(f"## {title}\n\n{body}{_notes(mine)}")
     sections += [
+        training_page.training_on_a_gpu(folder / training_page.GPU_FILE),
         _backbones_on_a_gpu(folder / BACKBONES_FILE),
         _metrics_on_a_gpu(folder / METRICS_FILE),
         _on_a_gpu(folder / GPU_FILE),
@@ -89,10 +97,10 @@ def _reached(check: Check) -> str:
 
 
 def _compared(results: Sequence[Result]) -> str:
-    return _table(
+    return table(
         ("what", "peer", "ours, s", "peer, s", "ratio", "goal"),
         (
-            (each.name, each.peer_is, f"{each.ours:.3f}", f"{each.peer:.3f}", _ratio(each), _goal(each.goal))
+            (each.name, each.peer_is, f"{each.ours:.3f}", f"{each.peer:.3f}", ratio_cell(each), goal_cell(each.goal))
             for each in results
         ),
     )
@@ -102,9 +110,9 @@ def _metrics(results: Sequence[Result]) -> str:
     rows = []
     for each in results:
         details = each.details or {}
-        memory = [_megabytes(details[key]) if key in details else "-" for key in ("peak_bytes", "peer_peak_bytes")]
+        memory = [megabytes(details[key]) if key in details else "-" for key in ("peak_bytes", "peer_peak_bytes")]
         found = f"{details['difference']:.0e}" if "difference" in details else "-"
-        seconds = f"{each.ours:.3f}", f"{each.peer:.3f}", _ratio(each), _goal(each.goal)
+        seconds = f"{each.ours:.3f}", f"{each.peer:.3f}", ratio_cell(each), goal_cell(each.goal)
         rows.append((each.name, each.peer_is, *seconds, *memory, found))
     columns = (
         "what",
@@ -117,7 +125,7 @@ def _metrics(results: Sequence[Result]) -> str:
         "peer's memory, MB",
         "difference",
     )
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def _commands(results: Sequence[Result]) -> str:
@@ -127,33 +135,33 @@ def _commands(results: Sequence[Result]) -> str:
         found = details["difference"]
         rows.append(
             (
-                *(each.name, f"{each.ours:.2f}", f"{each.peer:.2f}", _ratio(each), _goal(each.goal)),
-                *(_megabytes(details["peak_bytes"]), _megabytes(details["peer_peak_bytes"])),
+                *(each.name, f"{each.ours:.2f}", f"{each.peer:.2f}", ratio_cell(each), goal_cell(each.goal)),
+                *(megabytes(details["peak_bytes"]), megabytes(details["peer_peak_bytes"])),
                 *(f"{found['of_result']:.3g}", f"{100 * found['share']:.2g} %"),
             )
         )
     columns = ("what", "ours, s", "mergekit, s", "ratio", "goal", "our peak, MB", "mergekit's peak, MB")
-    return _table((*columns, "largest difference, last places", "elements that differ"), rows)
+    return table((*columns, "largest difference, last places", "elements that differ"), rows)
 
 
 def _sizes(results: Sequence[Result]) -> str:
     sizes = [each for each in results if each.checks]
     rows = [
         (
-            *(each.name, f"{each.ours:.2f}", f"{each.peer:.2f}", _ratio(each)),
-            *(_megabytes((each.details or {})["peak_bytes"]), f"{each.checks[0].value:.0f}"),
-            _goal(each.checks[0].goal),
+            *(each.name, f"{each.ours:.2f}", f"{each.peer:.2f}", ratio_cell(each)),
+            *(megabytes((each.details or {})["peak_bytes"]), f"{each.checks[0].value:.0f}"),
+            goal_cell(each.checks[0].goal),
         )
         for each in sizes
     ]
     columns = ("what", "ours, s", "plain, s", "ratio", "our peak, MB", "above the budget, MB", "goal")
     slopes = [
-        (each.name, f"{each.ours:.3f}", f"{each.peer:.3f}", _ratio(each), _goal(each.goal))
+        (each.name, f"{each.ours:.3f}", f"{each.peer:.3f}", ratio_cell(each), goal_cell(each.goal))
         for each in results
         if not each.checks
     ]
-    slope = _table(("beyond start-up", "ours, s a GB", "plain, s a GB", "ratio", "goal"), slopes)
-    return f"{_table(columns, rows)}\n\n{slope}"
+    slope = table(("beyond start-up", "ours, s a GB", "plain, s a GB", "ratio", "goal"), slopes)
+    return f"{table(columns, rows)}\n\n{slope}"
 
 
 def _agreement(results: Sequence[Result]) -> str:
@@ -164,14 +172,15 @@ def _agreement(results: Sequence[Result]) -> str:
                 f"{each.checks[0].value:.1e}",
                 f"`{(each.details or {})['worst_tensor']}`" if each.checks[0].value else "equal in all",
             ),
-            *(_goal(each.checks[0].goal), "yes" if each.checks[0].met else "**no**"),
+            *(goal_cell(each.checks[0].goal), "yes" if each.checks[0].met else "**no**"),
         )
         for each in results
     ]
-    return _table(("method", "largest relative difference", "in tensor", "goal", "met"), rows)
+    return table(("method", "largest relative difference", "in tensor", "goal", "met"), rows)
 
 
 SECTIONS: dict[str, tuple[str, str, Callable[[Sequence[Result]], str]]] = {
+    training_speed.PART: (training_page.TITLE, training_page.BEFORE, training_page.training_table),
     merge_commands.PART: (
         "Whole commands against mergekit's",
         f"`python merge.py` against `mergekit-yaml` {VERSION} on checkpoints with the shapes of Qwen3-0.6B in bfloat16; "
@@ -240,7 +249,7 @@ def _metrics_on_a_gpu(file: Path) -> str:
     return (
         f"{title}{found['device']}; the peer is {found['peer_is']}. Largest differences from the CPU and the peer: "
         f"{differences}. Made by `{found['command']}`; versions: {json.dumps(found['versions'])}.\n\n"
-        f"{_table(('what', 'ours, s', 'peer, s', 'our memory, MB'), rows)}"
+        f"{table(('what', 'ours, s', 'peer, s', 'our memory, MB'), rows)}"
     )
 
 
@@ -262,21 +271,3 @@ def _told(value: float | None, scale: float) -> str:
 
 def _notes(results: Iterable[Result]) -> str:
     return "".join(f"\n\n{result.note}" for result in results if result.note)
-
-
-def _table(columns: Row, rows: Iterable[Row]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
-
-
-def _ratio(result: Result) -> str:
-    if result.ratio is None:
-        return "-"
-    return f"{result.ratio:.2f}" if result.ratio >= 0.1 else f"{result.ratio:.2g}"
-
-
-def _goal(goal: float | None) -> str:
-    return "-" if goal is None else f"{goal:.3g}"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f}"

@@ -10,13 +10,30 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from callbacks.non_finite import LENGTH, NonFiniteLoss
+
 
 def gathered_embeddings(module: LightningModule, texts: Sequence[str]) -> Float[Tensor, "n d"]:
     """Embed ``texts`` with ``module.encode``, each text on one rank, and return all of them on every rank, in order.
 
     Ranks take texts in turn; where they do not divide evenly, some embed the last text again and the copy is dropped
     (a repeated row has distance zero to itself and would raise a silhouette).
+
+    Raises:
+        NonFiniteLoss: an embedding with an element that is not finite; the message names the text.
     """
+    embeddings = _gathered(module, texts)
+    if not bool(torch.isfinite(embeddings).all()):
+        place = int((~torch.isfinite(embeddings)).any(dim=1).nonzero()[0])
+        raise NonFiniteLoss(
+            f"embeddings: expected finite numbers, got nan or infinity in epoch {module.trainer.current_epoch} for "
+            f"text {place} ({texts[place][:LENGTH]!r}) of {len(texts)} texts that are measured; what was saved before is kept; "
+            "take --precision 32-true or --dtype float32, or lower --stages.N.learning-rate"
+        )
+    return embeddings
+
+
+def _gathered(module: LightningModule, texts: Sequence[str]) -> Float[Tensor, "n d"]:
     ranks, rank = module.trainer.world_size, module.global_rank
     share = -(-len(texts) // ranks)
     indices = [min(rank + ranks * i, len(texts) - 1) for i in range(share)]

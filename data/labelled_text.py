@@ -1,18 +1,14 @@
 """The user's own labelled text: JSONL or CSV with the columns ``text`` and ``label``, read strictly."""
 
-import csv
 import hashlib
-import io
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from data.suites import Suite
+from data.text_table import cell, read_rows
 
 COLUMNS = ("text", "label")
 
@@ -36,17 +32,10 @@ def read_labelled_text(path: str | Path) -> LabelledText:
             text or label, a text under two labels, or no rows; the message names file and line.
     """
     file = Path(path)
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
-    if file.suffix not in readers:
-        raise ValueError(
-            f"{file}: expected a .jsonl or .csv file with the columns text,label; got the suffix {file.suffix!r}"
-        )
-    if not file.is_file():
-        raise ValueError(f"{file}: expected a file of labelled text, found none; check the path")
     rows: dict[str, tuple[str, int]] = {}
     repeated = 0
-    for line, row in readers[file.suffix](file, _decode(file)):
-        text, label = (_field(file, line, row, column) for column in COLUMNS)
+    for line, row in read_rows(file, COLUMNS):
+        text, label = (cell(file, line, row, column, COLUMNS) for column in COLUMNS)
         if text in rows and rows[text][0] != label:
             raise ValueError(
                 f"{file}:{line}: this text has the label {label!r} here and {rows[text][0]!r} on line {rows[text][1]}; keep one"
@@ -137,88 +126,6 @@ def _subset(data: LabelledText, indices: Sequence[int]) -> LabelledText:
         labels=tuple(data.labels[i] for i in indices),
         names=data.names,
     )
-
-
-def _decode(file: Path) -> str:
-    raw = file.read_bytes()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{file}:{line}: expected UTF-8, got the byte 0x{raw[error.start]:02x}; re-encode the file"
-        ) from None
-
-
-def _jsonl_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    # Not str.splitlines: it would also cut at U+2028, which JSON strings may hold.
-    for line, raw in enumerate(content.split("\n"), start=1):
-        if not raw.strip():
-            continue
-        try:
-            row = json.loads(raw, object_pairs_hook=partial(_each_key_once, raw))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{file}:{line}: expected one JSON object a line, got {error.msg.lower()} at column {error.colno}"
-            ) from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}:{line}: expected a JSON object with text and label, got {type(row).__name__}")
-        yield line, row
-
-
-def _each_key_once(raw: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise json.JSONDecodeError("the same key twice", raw, 0)
-    return row
-
-
-def _csv_rows(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    try:
-        header = list(reader.fieldnames or COLUMNS)
-        if twice := [column for column in COLUMNS if header.count(column) > 1]:
-            raise ValueError(f"{file}:1: expected each column once, got {twice[0]} twice; rename one of them")
-        missing = [column for column in COLUMNS if column not in header]
-        if missing:
-            raise ValueError(
-                f"{file}:1: expected the columns text,label, got {','.join(reader.fieldnames or [])}; missing: {', '.join(missing)}"
-            )
-        for row in reader:
-            if None in row:
-                raise ValueError(
-                    f"{file}:{reader.line_num}: expected {len(reader.fieldnames or ())} cells, got {len(row[None])} more; "
-                    "put texts that hold a comma in double quotes"
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        # the reader counts a line when it is through with it, so a broken one is the next, unless the file ended
-        line = min(reader.line_num + 1, sum(1 for _ in io.StringIO(content, newline="")))
-        raise ValueError(f"{file}:{line}: expected CSV, got {error}") from None
-
-
-def _field(file: Path, line: int, row: Mapping[str, Any], column: str) -> str:
-    if column not in row:
-        raise ValueError(
-            f"{file}:{line}: expected the columns text,label, got {','.join(map(str, row))}; missing: {column}"
-        )
-    value = row[column]
-    if column == "label" and isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{file}:{line}: expected a non-empty {column}, got {value!r}; fill it in or drop the row")
-    if not _is_unicode(value):
-        raise ValueError(f"{file}:{line}: expected Unicode, got half a surrogate pair in the {column}; drop the row")
-    return value
-
-
-def _is_unicode(value: str) -> bool:
-    """JSON's escapes can spell a lone surrogate, which no tokenizer takes."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(names: Sequence[str], *, most: int = 5) -> str:

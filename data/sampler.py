@@ -22,7 +22,8 @@ class LabelBatchSampler(Sampler[list[int]]):
         seed: Of the whole order.
         blocks: Items of one block overlap; the K items of a label come from K blocks while it has that many.
         rank, world_size: Whose share.
-        start_batch: The first batch to yield (for a resume in the middle of an epoch); later epochs start at 0.
+        start_batch: The first batch to yield (for a resume in the middle of an epoch); later epochs start at 0. The length
+            stays that of the whole epoch.
 
     Raises:
         ValueError: P above the number of labels, K above the smallest label, or P x K not divisible by ``world_size``.
@@ -70,7 +71,7 @@ class LabelBatchSampler(Sampler[list[int]]):
         self.epoch, self.start_batch = epoch, start_batch
 
     def __len__(self) -> int:
-        return self.batches - self.start_batch
+        return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
         for number in range(self.start_batch, self.batches):

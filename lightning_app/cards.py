@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning_app.config import TrainConfig
 from lightning_app.loading import pinned
+from lightning_app.objective_settings import describe_objective
 from lightning_app.preparation import Run
 from lightning_app.stages import StageData
 from models.backbones import lookup_backbone
@@ -66,13 +67,16 @@ def stage_card(
 
 def merge_sections(run: Run, row: Mapping[str, Any]) -> list[str]:
     """What the card of a run's merge says beyond the merge itself: how its inputs were trained, and its row of the report."""
-    return [*_history(run, run.data.stages[-1].name), f"## Metrics\n\n{_row_table(row)}"]
+    return [*_history(run, None), f"## Metrics\n\n{_row_table(row)}"]
 
 
-def _history(run: Run, name: str) -> list[str]:
-    """The data and settings of the stages up to the one of this name."""
+def _history(run: Run, name: str | None) -> list[str]:
+    """The data and settings of the stages up to the one of this name, without its sister replicas; None: of all."""
     names = [stage.name for stage in run.data.stages]
-    stages = run.data.stages[: names.index(name) + 1] if name in names else ()
+    stages: Sequence[StageData] = run.data.stages
+    if name is not None:
+        before = stages[: names.index(name) + 1] if name in names else ()
+        stages = [stage for stage in before if stage.replica is None or stage.name == name]
     if not stages:
         return []
     data = table(
@@ -102,7 +106,7 @@ def _settings_of(stage: StageData) -> tuple[object, ...]:
 
 def _shared(run: Run) -> str:
     config, lora = run.config, run.config.lora
-    said = [f"Supervised contrastive loss at temperature {config.temperature:g}, AdamW, seed {config.seed}."]
+    said = [f"{describe_objective(config)}, AdamW, seed {config.seed}."]
     if run.adapts:
         kind = f"{'rs' if lora.use_rslora else ''}{'DoRA' if lora.use_dora else 'LoRA'}"
         said.append(f"{kind} of rank {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}.")

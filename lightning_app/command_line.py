@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_
 
 import tyro
 
+from lightning_app.stop_signal import Stopped
+from storage.disk_space import DiskFull
 from storage.json_file import read_json
 from storage.yaml_file import read_yaml
 
@@ -39,7 +41,8 @@ def main(
 
     0: done. 2: a mistake in what was asked (ValueError), one line on stderr. 1: a failure while running, with its traceback, or
     a result whose ``failed`` names what could not be done while the rest was.
-    130: interrupted; 143: ended by SIGTERM during a fit. ``--json`` prints what the function returns as the last line of stdout.
+    130: interrupted; 143: ended by SIGTERM, or put back into SLURM's queue (`Stopped`). ``--json`` prints what the function
+    returns as the last line of stdout.
     """
     config = None
     try:
@@ -56,6 +59,10 @@ def main(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Stopped as stop:
+        if stop.message:
+            print(stop.message, file=sys.stderr)
+        return int(str(stop.code))
     except SystemExit as stop:
         if config is None:  # --help
             raise
@@ -63,7 +70,8 @@ def main(
         print("interrupted", file=sys.stderr)
         return INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else TERMINATED
     except (RuntimeError, OSError, ArithmeticError, MemoryError) as error:
-        traceback.print_exc()
+        if not isinstance(error, DiskFull):  # which says it all
+            traceback.print_exc()
         print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     if config.json:

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-MergeName = Literal["soup", "karcher", "slerp", "linear", "last"]
+MergeName = Literal["soup", "karcher", "slerp", "linear", "last", "search"]
 DEFAULT_MERGES: tuple[MergeName, ...] = ("soup", "karcher", "slerp", "linear")
 
 
@@ -76,9 +76,9 @@ class StageConfig:
     retention_floor: float = 0.0
     """Least CKA to the base, on the selection suite, of an epoch that may be kept; 0: whatever separates best."""
     classes: int | None = None
-    """P: labels a batch. Default: as many as there are, at most 12."""
+    """P: labels a batch. Default: as many as there are, at most 12; of pairs, at most 24."""
     texts_per_class: int | None = None
-    """K: texts of each label in a batch. Default: what fills a batch of 48."""
+    """K: texts of each label in a batch. Default: what fills a batch of 48; with infonce 2, or all texts of a pair."""
 
 
 BROAD_STAGE = StageConfig(name="broad", families=("broad",), epochs=3)
@@ -92,7 +92,7 @@ class TrainConfig(Plain):
     backbone: str = "tiny-llm"
     """A name of BACKBONES (tiny-llm, e5-mistral, qwen3-0.6b, ...), a local folder, or a hub id."""
     data: str | None = None
-    """Labelled text of your own: a .jsonl or .csv file with the columns text,label. Default: the sequence families."""
+    """Your own .jsonl or .csv file: columns text,label, or anchor,positive[,negative]. Default: the sequence families."""
     eval_data: str | None = None
     """Labelled text to report on. Default: a part of --data that is held back."""
     stages: tuple[StageConfig, ...] = (BROAD_STAGE, SIX_STAGE)
@@ -136,7 +136,8 @@ class TrainConfig(Plain):
     replica_fraction: float = 1.0
     """Share of the texts of each label that a replica sees, drawn anew for each (bagging)."""
     merges: tuple[MergeName, ...] = DEFAULT_MERGES
-    """soup and karcher of the stages; slerp and linear half-way from the base to the last stage; last: that stage itself, whole."""
+    """soup and karcher of the stages (with --replicas: of the replicas); slerp and linear half-way from the base to the last stage (the
+    best replica); last: that one itself, whole; search: the weights that separate the selection suite best. Replicas add search."""
     baselines: bool = True
     """Rows of trivial features (last digits, differences, parity, length, characters, chance) in the report."""
     permutations: int = 1000

@@ -5,40 +5,32 @@ Dimension names: b texts a rank, n texts of all ranks, d embedding.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from callbacks.gathering import gathered_rows
 from data.training_texts import Item
+from lightning_app.agreement import Agreement
+from lightning_app.batch import Batch, Batching, make_batch, make_parts
+from lightning_app.memory_trial import memory_trial, tries_memory
+from lightning_app.part_budget import PartBudget
+from lightning_app.step_seed import hash_seed
 from models.embedder import encode
 from models.gradient_cache import embed_parts
 from models.losses import supervised_contrastive_loss
-from models.partition import partition
+from models.part_cutting import as_many_parts
 from models.sharding import load_wholes, sharded_copy, whole_tensor
-from models.token_rows import TokenRows
+from models.token_rows import Row, TokenRows
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Embeddings (n, d) and targets (n, 3: label, place, role), of all ranks -> the loss."""
-
-
-class Batch(NamedTuple):
-    """One rank's share of a batch; tensors that a step needs on its device, counts that it does not."""
-
-    parts: list[dict[str, Any]]
-    """Features of texts of like length, each as ``preprocess`` gives them."""
-    order: Tensor
-    """(b,): the place in the parts, laid below each other, of each text."""
-    targets: Tensor
-    """(b, 3): label, place in the training texts, role (see `data.training_texts.Item`)."""
-    tokens: int
-    """Tokens of the texts."""
-    padded: int
-    """Tokens of the parts, padding included."""
 
 
 class ContrastiveEmbedder(LightningModule):
@@ -58,7 +50,8 @@ class ContrastiveEmbedder(LightningModule):
         seed: Of dropout.
         objective: Embeddings (n, d) and targets (n, 3) of all ranks -> the loss. None: the supervised contrastive loss by label.
         batching: ``sorted``: a batch in parts of like length; ``padded``: in one.
-        token_budget: Most tokens of a part, which is then computed again in the backward pass. None: no limit.
+        token_budget: Most tokens of a part, which is then computed again in the backward pass. None: no limit, until the device
+            has no memory for a step: then half of the largest part (see `PartBudget`).
 
     Reference: Khosla et al. 2020, Supervised Contrastive Learning, https://arxiv.org/abs/2004.11362
     """
@@ -76,14 +69,16 @@ class ContrastiveEmbedder(LightningModule):
         prompt: str | None = None,
         seed: int = 0,
         objective: Objective | None = None,
-        batching: Literal["sorted", "padded", "packed"] = "sorted",
+        batching: Batching = "sorted",
         token_budget: int | None = None,
     ) -> None:
         super().__init__()
         self.embedder = embedder
         self.objective: Objective = objective if objective is not None else self._by_label
-        self.batching, self.token_budget = batching, token_budget
+        self.batching, self.budget = batching, PartBudget(token_budget)
         self._rows: TokenRows | None = None
+        self._norm: Tensor | None = None
+        self._agreement: Agreement | None = None
         self.learning_rate, self.total_steps, self.warmup_steps = learning_rate, total_steps, warmup_steps
         self.temperature, self.prompt, self.seed = temperature, prompt, seed
         # In a tuple, so that it is no module of this one beside its copy.
@@ -94,6 +89,7 @@ class ContrastiveEmbedder(LightningModule):
         if self.device_mesh is not None and not self._whole:
             self._whole = (self.embedder.to("cpu"),)
             self.embedder = sharded_copy(self._whole[0], self.device_mesh["data_parallel"])
+            self._agreement = Agreement()
 
     def on_train_end(self) -> None:
         """Give the whole embedder what the copy has learned."""
@@ -104,6 +100,7 @@ class ContrastiveEmbedder(LightningModule):
         """Put the whole embedder back, so that the copy can be freed."""
         if self._whole:
             (self.embedder,), self._whole = self._whole, ()
+        self._agreement = None
 
     def _by_label(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         return supervised_contrastive_loss(embeddings, targets[:, 0], temperature=self.temperature)
@@ -126,19 +123,7 @@ class ContrastiveEmbedder(LightningModule):
     def collate(self, items: Sequence[Item | tuple[str, int]]) -> Batch:
         """Items (or (text, label) pairs) -> a batch in parts of like length."""
         read = [Item(*item) for item in items]
-        rows = [self.rows.row(item.text) for item in read]
-        lengths = [len(row["input_ids"]) for row in rows]
-        whole = [list(range(len(rows)))]
-        places = whole if self.batching == "padded" else partition(lengths, budget=self.token_budget)
-        order = torch.empty(len(rows), dtype=torch.long)
-        order[torch.tensor([place for part in places for place in part])] = torch.arange(len(rows))
-        return Batch(
-            parts=[self.rows.padded([rows[place] for place in part]) for part in places],
-            order=order,
-            targets=torch.tensor([(item.label, item.place, item.role) for item in read]),
-            tokens=sum(lengths),
-            padded=sum(len(part) * max(lengths[place] for place in part) for part in places),
-        )
+        return make_batch(read, self.rows, batching=self.batching, budget=self.budget.tokens)
 
     def training_prompt(self) -> str | None:
         """What a bare ``encode()`` puts before a text: the given prompt, or the embedder's default one."""
@@ -147,25 +132,112 @@ class ContrastiveEmbedder(LightningModule):
         name = self.embedder.default_prompt_name
         return None if name is None else self.embedder.prompts[name]
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Cut the parts while they are on the CPU: a process that made them ready may know an older budget.
+
+        Where the weights are spread every rank has to make as many passes as the others, so they agree on the most of any.
+        """
+        if self._agreement is None and self.trainer.world_size > 1 and tries_memory(self.device):
+            self._agreement = Agreement()
+            longest = self.rows.longest(len(batch.order))
+            with self.budget.announced():
+                memory_trial(self.budget, lambda: self._try_pass(longest), self._agreement)
+        parts = self.budget.cut(batch.parts)
+        if self._whole and self._agreement is not None:
+            parts = as_many_parts(parts, self._agreement.of(len(parts), "most"))
+        return batch._replace(parts=parts)
+
+    def _try_pass(self, rows: Sequence[Row]) -> None:
+        """Forward and backward without other ranks, and without a gradient left in the weights."""
+        parts, _ = make_parts(rows, self.rows, batching=self.batching, budget=self.budget.tokens)
+        device_parts = [self.transfer_batch_to_device(part, self.device, 0) for part in self.budget.cut(parts)]
+        weights = [weight for weight in self.embedder.parameters() if weight.requires_grad]
+        with self.trainer.precision_plugin.forward_context():
+            total = embed_parts(self.embedder, device_parts, recompute=self.budget.tokens is not None).sum()
+        torch.autograd.grad(total, weights, allow_unused=True)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Reseed, so that a resumed run draws what an uninterrupted one would have drawn."""
+        self._reseed()
+
+    def _reseed(self) -> None:
         torch.manual_seed(hash_seed(self.seed, self.global_step, self.global_rank))
+        self._norm = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of the global batch."""
-        parts = embed_parts(self.embedder, batch.parts, recompute=self.token_budget is not None)
-        embeddings, targets = parts.index_select(0, batch.order), batch.targets
+        parts = self.budget.cut(batch.parts)
+        rows = embed_parts(self.embedder, parts, recompute=self.budget.tokens is not None)
+        embeddings, targets = rows.index_select(0, batch.order), batch.targets
         if self.trainer.world_size > 1:
             embeddings = gathered_rows(self, embeddings, gradients=True)
             targets = gathered_rows(self, targets)
         loss = self.objective(embeddings, targets)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.order))
+        # not in the progress bar: Lightning would fetch it from the device in every step
+        self.log("train/loss", loss.detach(), batch_size=len(batch.order))
         return loss
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step; one process without memory for the batch goes through it again in smaller parts, to the same loss.
+
+        Raises:
+            ValueError: no memory for a single text, or on one of several ranks.
+        """
+        assert optimizer_closure is not None
+        loss_and_gradients = optimizer_closure
+
+        def closure() -> Any:
+            if self.trainer.world_size == 1:
+                with self.budget.announced():
+                    return self.budget.until_it_fits(loss_and_gradients, before=lambda: self._undo(optimizer))
+            try:
+                return loss_and_gradients()
+            except torch.OutOfMemoryError:
+                raise self.budget.refusal(self.global_rank) from None
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def _undo(self, optimizer: Optimizer | LightningOptimizer) -> None:
+        optimizer.zero_grad()
+        self._reseed()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The budget that was found too, so that a resumed run cuts its batches alike."""
+        checkpoint["token_budget"] = self.budget.tokens
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the smaller budget."""
+        known = [each for each in (self.budget.tokens, checkpoint.get("token_budget")) if each is not None]
+        self.budget.tokens = min(known, default=None)
+
+    def gradient_norm(self) -> Float[Tensor, ""]:
+        """The norm of the whole gradient of this step before clipping, computed once; all ranks together."""
+        if self._norm is None:
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            self._norm = whole_tensor(torch.nn.utils.get_total_norm(gradients))
+        return self._norm
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient's norm before clipping."""
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self.log("train/gradient_norm", whole_tensor(torch.nn.utils.get_total_norm(gradients)))
+        self.log("train/gradient_norm", self.gradient_norm())
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm that is known already."""
+        if gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.gradient_norm())
 
     def configure_optimizers(self) -> Any:
         """AdamW on the trainable weights; linear warm-up, then a cosine to a tenth of the peak."""
@@ -209,12 +281,3 @@ class ContrastiveEmbedder(LightningModule):
             weights = {f"embedder.{name}": weight for name, weight in embedder.named_parameters()}
             load_wholes({name: weights[name] for name in state_dict}, state_dict)
         return None
-
-
-def hash_seed(*parts: int) -> int:
-    """A seed of 63 bits from some integers, the same on every machine."""
-    value = 0x9E3779B97F4A7C15
-    for part in parts:
-        value = (value ^ (part + 0x7F4A7C15)) * 0xBF58476D1CE4E5B9 % (1 << 64)
-        value ^= value >> 29
-    return value >> 1

@@ -14,6 +14,7 @@ from lightning_app.adapted_names import adapted_names
 from lightning_app.config import TrainConfig
 from lightning_app.loading import loading_options, pinned
 from lightning_app.memory_warning import warn_of_memory
+from lightning_app.objective import check_fits, objective
 from lightning_app.run_memory import computes_on_gpu
 from lightning_app.stages import RunData, StageData
 from models.adapter import find_adapter
@@ -21,8 +22,8 @@ from models.backbones import Backbone, lookup_backbone
 from models.checkpointing import checkpoint_blocks
 from models.embedder import base_folder, check_lengths, encode, load_embedder
 from models.lora import add_lora
-from models.losses import supervised_contrastive_loss
 from models.origin import row_of
+from models.prefix_cache import PrefixCache
 from models.preflight import preflight
 from models.remote_code import find_remote_code
 
@@ -39,6 +40,10 @@ class Run:
     suites: Mapping[str, Suite]
     device: torch.device
     prompt: str | None
+    selection_base: torch.Tensor | None = None
+    """The base's embeddings of the selection suite, (n, d), once they are known."""
+    prefix: PrefixCache | None = None
+    """The states below the adapted blocks, on the embedder."""
 
     @property
     def adapts(self) -> bool:
@@ -67,6 +72,7 @@ def prepare(config: TrainConfig, data: RunData) -> Run:
     name, revision = pinned(config.backbone)
     row = lookup_backbone(name)
     scratch = row is not None and row.from_scratch
+    check_fits(config, adapts=not scratch, dimension=None if row is None else row.dimension)
     base = None
     if not scratch:
         base = base_folder(
@@ -151,15 +157,20 @@ def _adapt(embedder: SentenceTransformer, config: TrainConfig, row: Backbone | N
 
 
 def _preflight(run: Run, stage: StageData) -> None:
-    """One small batch of the first stage through the loss: two labels, two texts each."""
-    first = stage.data.labels[0]
-    second = next(label for label in stage.data.labels if label != first)
-    chosen = [
-        i for wanted in (first, second) for i in [k for k, label in enumerate(stage.data.labels) if label == wanted][:2]
-    ]
+    """One small batch of the first stage through the run's own objective: two labels with two texts each, or two whole pairs."""
+    members: dict[int, list[int]] = {}
+    for place, label in enumerate(stage.data.labels):
+        members.setdefault(label, []).append(place)
+    first, *others = ({stage.data.texts[i]: i for i in each} for each in members.values())
+    # Two pairs with a text in common may be no negatives of each other: their loss would be 0.
+    second = next((other for other in others if not first.keys() & other.keys()), others[0])
+    size = stage.per_class if stage.data.in_pairs else 2
+    batch = stage.data.part([*first.values()][:size] + [*second.values()][:size])
+    loss = objective(run.config, batch, run.embedder)
+    targets = torch.tensor([(item.label, item.place, item.role) for item in batch.items()])
     preflight(
         run.embedder,
-        [stage.data.texts[i] for i in chosen],
-        torch.tensor([stage.data.labels[i] for i in chosen]),
-        lambda embeddings, labels: supervised_contrastive_loss(embeddings, labels, temperature=run.config.temperature),
+        batch.texts,
+        targets[:, 0],
+        lambda embeddings, labels: loss(embeddings, targets.to(labels.device)),
     )

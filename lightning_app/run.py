@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,24 @@ from lightning_app.cards import merge_sections, obstacle_of, stage_card
 from lightning_app.completing import completing
 from lightning_app.config import TrainConfig
 from lightning_app.cross_fitting import cross_fit
+from lightning_app.fingerprints import fingerprint_backbone
 from lightning_app.fitting import fit_stage, load_stage
+from lightning_app.ingredients import ingredients_of, one_path
 from lightning_app.loading import pinned
 from lightning_app.measurement import Measured, Measures, measure
 from lightning_app.merges import RUN_MERGES, merge_run, note_of
+from lightning_app.prefix import open_prefix, share_prefix
 from lightning_app.preparation import Run, prepare
 from lightning_app.presentation import announce, show_rows
 from lightning_app.reference_rows import baseline_rows
+from lightning_app.replicas import merges_of, replica_note
 from lightning_app.reporting import write_all
-from lightning_app.run_folder import check_folder, environment, make_folder
+from lightning_app.run_folder import check_folder
+from lightning_app.selecting import selection_base, selection_score
 from lightning_app.stages import StageData, read_run_data
+from lightning_app.starting import start_run
 from lightning_app.train_plan import plan_run
-from models.adapter import adapter_state
+from models.adapter import adapter_state, load_adapter_weights
 from models.backbones import lookup_backbone
 from models.card import extend_card, licence_of
 from models.embedder import count_tokens, load_embedder
@@ -57,27 +64,38 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return plan_run(config)
     folder = Path(config.output)
     chief = getattr(rank_zero_only, "rank", 0) == 0
+    backbone = cache(lambda: fingerprint_backbone(config))
     with folder_lock(folder) if chief else nullcontext():
-        going_on = chief and check_folder(folder, config, resume=config.resume, overwrite=config.overwrite)
+        going_on = chief and check_folder(
+            folder,
+            config,
+            resume=config.resume,
+            overwrite=config.overwrite,
+            backbone=backbone,
+        )
         _announce_licence(config)
         run = prepare(config, read_run_data(config))
-        if chief and not going_on:
-            make_folder(folder, config.to_dict())
-            write_json(folder / "environment.json", environment())
+        if chief:
+            start_run(folder, config, backbone(), going_on=going_on)
         return _carry_out(run, folder, chief=chief)
 
 
 def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
     """Base, stages, merges, report. Ranks other than the first take part in the stages only."""
     began = time.monotonic()
+    run.prefix = open_prefix(run, folder)
     measured: list[Measured] = []
     if chief:
         measured.append(_measure(run, name="base", family="base"))
         base = _write_base(run, folder, measured[0])
+    selection_base(run)
     stages: list[Path] = []
+    scores: dict[str, float] = {}
     before: Mapping[str, Tensor] | None = None
     for stage in run.data.stages:
-        if run.config.cross_fit and stage is run.data.stages[-1]:
+        if stage.replica is not None and before is not None:
+            load_adapter_weights(run.embedder, before, source=f"weights before replica {stage.name}")
+        elif stage.replica is not None or (run.config.cross_fit and stage is run.data.stages[-1]):
             before = adapter_state(run.embedder)
         stages.append(folder / "stages" / stage.name)
         if (stages[-1] / "manifest.json").is_file():
@@ -87,8 +105,11 @@ def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
             _fit(run, stage, folder, measured[0] if measured else None)
         if chief:
             family = "lora" if run.adapts else "encoder"
-            measured.append(_measure(run, name=stage.name, family=family, base=measured[0]))
-    if before is not None:
+            note = replica_note(stage, run.config)
+            measured.append(_measure(run, name=stage.name, family=family, base=measured[0], note=note))
+            if stage.replica is not None:
+                scores[stage.name] = selection_score(run, floor=stage.stage.retention_floor)
+    if run.config.cross_fit and before is not None:
         unseen = cross_fit(run, folder, before, chief=chief)
         if unseen is not None:
             about = _precision_note(run, trained=True)
@@ -97,16 +118,18 @@ def _carry_out(run: Run, folder: Path, *, chief: bool) -> dict[str, Any]:
         return {"output": str(folder)}
     run.embedder.to("cpu")  # one large model at a time on the device
     complete = completing(row=lookup_backbone(pinned(run.config.backbone)[0]), bidirectional=run.config.bidirectional)
-    for name in dict.fromkeys((*run.config.merges, *_needed(run))):
-        report = merge_run(name, base=base, stages=stages, output=folder / "merged" / name, complete=complete)
+    ingredients = ingredients_of(run, base, stages, scores)
+    for name in dict.fromkeys((*merges_of(run.config), *_needed(run))):
+        report = merge_run(name, ingredients, folder / "merged" / name, complete=complete)
         if report is None:
-            announce(f"merge {name}: left out, it needs two stages")
+            announce(f"merge {name}: left out, it needs two stages{', and texts to choose by' * (name == 'search')}")
             continue
         merged = load_embedder(folder / "merged" / name)
-        row, note = RUN_MERGES[name], note_of(name, report)
+        share_prefix(run, merged, folder)
+        row, note = RUN_MERGES[name], note_of(name, report, ingredients)
         measured.append(_measure(run, name=name, family=row.family, base=measured[0], embedder=merged, note=note))
         extend_card(folder / "merged" / name, merge_sections(run, measured[-1].row))
-    return _report(run, folder, measured, stages, seconds=time.monotonic() - began)
+    return _report(run, folder, measured, one_path(run, stages, ingredients.last), seconds=time.monotonic() - began)
 
 
 def _needed(run: Run) -> list[str]:

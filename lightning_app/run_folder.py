@@ -1,39 +1,64 @@
 """A run's folder: where everything is, and what may be done to one that exists."""
 
 import platform
-import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from lightning_app.changes import (
+    NOT_COMPARED,
+    Change,
+    find_changes,
+    find_other_inputs,
+    names_of,
+    refuse_changes,
+)
 from lightning_app.config import Plain
-from storage.atomic import refuse_existing
+from lightning_app.fingerprints import INPUT_NAMES, INPUTS, fingerprint_data
+from storage.atomic import building_folder, refuse_existing, restore
 from storage.json_file import read_json, write_json
 
-NOT_COMPARED = ("resume", "overwrite", "plan", "config", "json", "output", "offline", "cache")
-"""Settings that a resumed run may change."""
 PACKAGES = ("lightning", "torch", "transformers", "peft", "sentence-transformers", "scikit-learn", "safetensors")
 
 
-def check_folder(path: Path, config: Plain, *, resume: bool, overwrite: bool) -> bool:
-    """Whether an earlier output is there to go on with; changes nothing.
+def check_folder(
+    path: Path,
+    config: Plain,
+    *,
+    resume: bool,
+    overwrite: bool,
+    backbone: Callable[[], Mapping[str, Any]] | None = None,
+) -> bool:
+    """Whether an earlier output is there to go on with; nothing is written.
 
     An output that is older than a setting was made with that setting's default.
 
+    Args:
+        path: Folder of the output.
+        config: Settings of now.
+        resume, overwrite: What may be done to what is there.
+        backbone: Called for the backbone's fingerprint when there is one to compare; None leaves it for later.
+
     Raises:
-        ValueError: it exists and neither flag is given, both are, or it was made with other settings (named).
+        ValueError: it exists and neither flag is given, both are, or it was made with other settings or data, or from
+            another backbone, that ``config.allow_changes`` does not allow (named).
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite: expected one of them, got both; drop one")
+    allowed = getattr(config, "allow_changes", ())
+    if allowed and not resume:
+        raise ValueError(
+            f"--allow-changes {' '.join(allowed)}: expected --resume beside it, got none; add it or drop this"
+        )
+    restore(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"--output {path}: expected a folder or nothing, got a file; choose another name")
     if not path.is_dir() or not any(path.iterdir()):
         return False
     if resume:
-        _check_same(path, config)
+        _check_same(path, config, allowed, {} if backbone is None else backbone())
         return True
     refuse_existing(path, overwrite=overwrite)
     if not _is_ours(path):
@@ -43,12 +68,51 @@ def check_folder(path: Path, config: Plain, *, resume: bool, overwrite: bool) ->
     return False
 
 
-def make_folder(path: Path, config: Mapping[str, Any]) -> None:
-    """An empty folder with ``config.json``; what was there is removed (`check_folder` has allowed it)."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
-    write_json(path / "config.json", dict(config))
+def make_folder(path: Path, config: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
+    """A folder with ``config.json`` and ``files``, whole at once; what was there is removed (`check_folder` has allowed it)."""
+    # what a link points to is replaced, not the link
+    with building_folder(path.resolve(), overwrite=True) as building:
+        for name, content in {"config.json": dict(config), **(files or {})}.items():
+            write_json(building / name, content)
+
+
+def adopt_changes(path: Path, config: Plain, inputs: Mapping[str, Any]) -> list[Change]:
+    """Write what a resumed run goes on with into its folder: the settings, the fingerprints, and what changed, in order.
+
+    Args:
+        path: Folder of the run; `check_folder` has allowed the changes.
+        config: Settings of now.
+        inputs: Fingerprints of now, of data and backbone.
+
+    Returns:
+        The changes; where there are none, nothing is written.
+    """
+    known, changes = _inputs_before(path), list_changes(path, config, inputs)
+    if changes or not known:
+        listed = [{"name": each.name, "before": each.before, "now": each.now} for each in changes]
+        write_json(path / INPUTS, {**inputs, "changes": [*known.get("changes", []), *listed]})
+    if changes:
+        before = read_json(path / "config.json")
+        kept = {name: before[name] for name in NOT_COMPARED if name in before}
+        write_json(path / "config.json", config.to_dict() | kept)
+    return changes
+
+
+def list_changes(path: Path, config: Plain, inputs: Mapping[str, Any]) -> list[Change]:
+    """What differs between the run in ``path`` and these settings and fingerprints, by name."""
+    settings = find_changes(type(config), read_json(path / "config.json"), config.to_dict())
+    return [*settings, *find_other_inputs(_inputs_before(path), inputs)]
+
+
+def other_packages(path: Path) -> list[str]:
+    """The packages whose version is not the one that the run began with, as ``torch 2.10.0 before, 2.13.0 now``."""
+    file = path / "environment.json"
+    before = read_json(file)["packages"] if file.is_file() else {}
+    return [
+        f"{name} {told} before, {now} now"
+        for name, now in _packages().items()
+        if (told := before.get(name, now)) != now
+    ]
 
 
 def _is_ours(path: Path) -> bool:
@@ -57,59 +121,25 @@ def _is_ours(path: Path) -> bool:
     return file.is_file() and isinstance(found := read_json(file), Mapping) and {"output", "overwrite"} <= found.keys()
 
 
-def _check_same(path: Path, config: Plain) -> None:
-    """A resumed run has the settings it began with."""
+def _check_same(path: Path, config: Plain, allowed: Sequence[str], backbone: Mapping[str, Any]) -> None:
+    """A resumed run has the settings, the data and the backbone that it began with, or others that are allowed."""
     if not _is_ours(path):
         raise ValueError(
             f"--resume {path}: expected an earlier run (config.json), got a folder without; choose another --output"
         )
-    before = _flat(_with_defaults(type(config), read_json(path / "config.json")))
-    now = _flat(config.to_dict())
-    different = sorted(
-        key
-        for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key) and key.split(".")[0] not in NOT_COMPARED
-    )
-    if different:
-        shown = "; ".join(f"{key}: {before.get(key)!r} before, {now.get(key)!r} now" for key in different[:4])
-        raise ValueError(
-            f"--resume {path}: expected the settings of the run, got others ({shown}); use them, or another --output"
-        )
+    before, now = read_json(path / "config.json"), config.to_dict()
+    changes = list_changes(path, config, {**fingerprint_data(config), **backbone})
+    known = {*names_of(type(config), before, now), *INPUT_NAMES}
+    refuse_changes(path, changes, allowed=allowed, known=known)
 
 
-def _with_defaults(kind: Any, content: Any) -> Any:
-    """The plain values of a configuration, completed where it is silent, in nested configurations and lists of them too."""
-    if is_dataclass(kind) and isinstance(content, Mapping):
-        hints, known = get_type_hints(kind), {field.name: field for field in fields(kind)}
-        told = {key: _with_defaults(hints.get(key), value) for key, value in content.items()}
-        return {key: default for key, field in known.items() if (default := _default(field)) is not MISSING} | told
-    if get_origin(kind) is tuple and isinstance(content, list):
-        return [_with_defaults(get_args(kind)[0], item) for item in content]
-    return content
+def _inputs_before(path: Path) -> Any:
+    """The fingerprints of an earlier run; a run that is older than them has none."""
+    return read_json(path / INPUTS) if (path / INPUTS).is_file() else {}
 
 
-def _default(field: Field[Any]) -> Any:
-    """The default of a field in plain values, or MISSING."""
-    return _plain(field.default if field.default_factory is MISSING else field.default_factory())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    """Nested mappings and lists -> {dotted place: leaf}."""
-    if isinstance(value, Mapping):
-        items = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        items = [(str(i), item) for i, item in enumerate(value)]
-    else:
-        return {place: value}
-    return {
-        key: leaf for name, item in items for key, leaf in _flat(item, f"{place}.{name}" if place else name).items()
-    }
+def _packages() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
 
 
 def environment() -> dict[str, Any]:
@@ -119,7 +149,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": _packages(),
         "threads": torch.get_num_threads(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }

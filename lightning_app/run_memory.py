@@ -42,12 +42,13 @@ def run_memory(config: TrainConfig, sizes: ModelSizes, batches: Sequence[tuple[i
     Args:
         config: of the run.
         sizes: from `run_sizes`.
-        batches: of every stage, the texts of a batch on one device and the tokens of the longest text.
+        batches: of every stage, the texts of a batch on one device and the tokens of the longest text. With a token budget only
+            a part of the batch is held at once.
     """
     every = [
         training_memory(
             sizes,
-            texts=texts,
+            texts=texts if config.token_budget is None else min(texts, -(-config.token_budget // tokens)),
             tokens=tokens,
             precision=config.precision,
             devices=config.devices,

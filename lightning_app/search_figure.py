@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lightning_app.search_record import RETENTION, SEPARATION, SearchRecord
+from lightning_app.search_record import SEPARATION, SearchRecord
 from merging.front import Candidate
 
 # Okabe & Ito's colours, told apart with any common colour vision
@@ -43,7 +43,7 @@ def search_figure(record: SearchRecord) -> Figure:
         )
     low, high = _limits([candidate.retention for candidate in record.candidates] + [record.floor])
     axes.set_xlim(low, high)
-    axes.set_xlabel(f"retention: {RETENTION}")
+    axes.set_xlabel(f"retention: {record.retention}")
     axes.set_ylabel(f"separation: {SEPARATION}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="best")

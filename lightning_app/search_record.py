@@ -16,7 +16,6 @@ CSV = "search.csv"
 PNG = "search.png"
 COLUMNS = ("evaluation", "t", "weights", "separation", "retention", "on_front", "chosen")
 SEPARATION = "silhouette of the selection suite"
-RETENTION = "debiased CKA with the base on the broad suite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,13 @@ class SearchRecord:
     seed: int
     base: str
     """What retention was measured against, as it was given."""
+    suite: str = "broad"
+    """On which suite retention was measured."""
+
+    @property
+    def retention(self) -> str:
+        """What the retention of a candidate is."""
+        return f"debiased CKA with the base on the {self.suite} suite"
 
     @property
     def front(self) -> list[Candidate]:
@@ -43,7 +49,7 @@ def entry_of(record: SearchRecord) -> dict[str, Any]:
     assert record.chosen is not None, "only a search that found something is written"
     return {
         "separation": SEPARATION,
-        "retention": RETENTION,
+        "retention": record.retention,
         "base": record.base,
         "floor": record.floor,
         "strategy": record.strategy,

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data.suites import Suite
 from lightning_app.scoring import make_scorer
 from lightning_app.search_record import SearchRecord, entry_of, show_front, write_files
 from merging.card import CardNotes
@@ -47,6 +48,7 @@ def search_merge(
     merge: Mapping[str, Any] | None = None,
     write: Mapping[str, Any] | None = None,
     complete: Complete | None = None,
+    suites: tuple[Suite, Suite] | None = None,
 ) -> dict[str, Any]:
     """Find the merge that separates best among those that retain enough, and write it.
 
@@ -72,6 +74,7 @@ def search_merge(
             ``density``: they hold for candidates and result alike.
         write: further ones that say how it is carried out and written, such as ``memory``, ``threads`` and ``overwrite``.
         complete: as in ``merge_checkpoints``.
+        suites: on what separation and retention are measured; None for ``selection`` and ``broad``.
 
     Returns:
         The content of merge.json.
@@ -99,6 +102,7 @@ def search_merge(
         cache=cache,
         offline=offline,
         bidirectional=_reads_both_ways(inputs),
+        **({} if suites is None else {"separation": suites[0], "retention": suites[1]}),
     )
     with _progress(evaluations, retention) as watch:
         candidates = search(
@@ -120,6 +124,7 @@ def search_merge(
         strategy=strategy,
         seed=seed,
         base=base_name or os.fspath(base),
+        suite="broad" if suites is None else suites[1].name,
     )
     show_front(record)
     chosen = choose(candidates, retention)

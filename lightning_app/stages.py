@@ -1,4 +1,4 @@
-"""What each stage trains on: windows of sequence families, or the user's own labelled text."""
+"""What each stage trains on: windows of sequence families, or the user's own labelled text or pairs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,14 @@ from types import MappingProxyType
 
 from data.families import families_of, find_family
 from data.folds import paper_folds
-from data.labelled_text import (
-    LabelledText,
-    check_disjoint,
-    check_trainable,
-    read_labelled_text,
-    split_held_back,
-    suite_of,
-)
 from data.sequences import windows
-from data.suites import SUITES, Suite, selection_suite
+from data.suites import Suite, selection_suite
 from data.training_texts import TrainingTexts
 from lightning_app.config import StageConfig, TrainConfig
+from lightning_app.objective_settings import check_objective
+from lightning_app.own_data import read_own_data
+from lightning_app.recipe_settings import check_recipe, check_selects
+from lightning_app.replicas import with_replicas
 
 FAMILY_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"six": families_of("six"), "broad": families_of("broad")}
@@ -25,6 +21,7 @@ FAMILY_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 BATCH = 48
 """Texts that a batch has by default."""
 MOST_CLASSES = 12
+"""Labels that a batch has by default, unless it is made of twos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,10 @@ class StageData:
     data: TrainingTexts
     classes: int
     per_class: int
+    replica: int | None = None
+    """Which of the run's replicas, from 1; None: a stage that is trained once."""
+    seed: int | None = None
+    """Of its batches and dropout. None: the run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +66,16 @@ def read_run_data(config: TrainConfig) -> RunData:
     for i, stage in enumerate(config.stages):
         _check_settings(stage, f"--stages.{i}")
     _check_limits(config)
+    check_recipe(config)
     _check_cross_fit(config)
     if config.data is None:
         if config.eval_data is not None:
             raise ValueError(
                 "--eval-data: expected --data beside it, got none; use evaluate.py --suite FILE to measure a model only"
             )
-        stages = tuple(_family_stage(stage, i) for i, stage in enumerate(config.stages))
-        _check_shares(stages, config.devices)
-        return RunData(stages=stages, selection=selection_suite(), reported=None)
+        stages = tuple(_family_stage(stage, i, config) for i, stage in enumerate(config.stages))
+        _check_shares(stages, config)
+        return with_replicas(RunData(stages=stages, selection=selection_suite(), reported=None), config)
     return _text_data(config)
 
 
@@ -92,9 +94,30 @@ def _check_settings(stage: StageConfig, flag: str) -> None:
 
 
 def _check_limits(config: TrainConfig) -> None:
+    if config.token_budget is not None and config.token_budget < 1:
+        raise ValueError(
+            f"--token-budget: expected at least 1 token, got {config.token_budget}; leave it out for no limit"
+        )
+    if config.batching == "packed":
+        raise ValueError(
+            "--batching: expected sorted or padded, got packed, which no backbone is trained with yet; sorted pads least"
+        )
     for flag, got in (("--temperature", config.temperature), ("--gradient-clip-val", config.gradient_clip_val)):
         if not 0 < got < float("inf"):
             raise ValueError(f"{flag}: expected a positive number, got {got}")
+    check_objective(config)
+    if config.log_every_n_steps < 1:
+        raise ValueError(f"--log-every-n-steps: expected at least 1, got {config.log_every_n_steps}")
+    for flag, count, least in (
+        ("--num-workers", config.num_workers, 0),
+        ("--every-n-train-steps", config.every_n_train_steps, 0),
+    ):
+        if count < least:
+            raise ValueError(f"{flag}: expected at least {least}, got {count}")
+    if not 0 < config.timeout <= 1e6:
+        raise ValueError(
+            f"--timeout: expected seconds, above 0 and at most 1e6, got {config.timeout}; 1800 is the default"
+        )
     if config.max_steps == 0 or config.max_steps < -1:
         raise ValueError(f"--max-steps: expected at least 1, or -1 for no limit, got {config.max_steps}")
 
@@ -117,27 +140,31 @@ def _check_cross_fit(config: TrainConfig) -> None:
             f"{last.name} without {', '.join(missing)}; make a stage with --stages.N.families six the last one"
         )
     size = len(folds[0].training.texts)
-    if config.devices > 0 and size % config.devices:
+    if config.devices > 0 and size % (config.devices * max(1, config.num_nodes)):
         raise ValueError(
             f"{flag} --devices {config.devices}: expected a divisor of a fold's {size} texts, which are one batch; "
             "use 1, 2, 3, 4, 6 or 12 devices"
         )
 
 
-def _check_shares(stages: Sequence[StageData], devices: int) -> None:
+def _check_shares(stages: Sequence[StageData], config: TrainConfig) -> None:
     """Every device trains on an equal share of each batch."""
-    if devices < 1:
-        raise ValueError(f"--devices: expected at least 1, got {devices}")
+    for flag, got in (("--devices", config.devices), ("--num-nodes", config.num_nodes)):
+        if got < 1:
+            raise ValueError(f"{flag}: expected at least 1, got {got}")
+    asked = f"--devices {config.devices}" + (f" --num-nodes {config.num_nodes}" if config.num_nodes > 1 else "")
     for i, stage in enumerate(stages):
-        size = stage.classes * stage.per_class
-        if size % devices:
+        size, settings = stage.classes * stage.per_class, f"--stages.{i}.classes"
+        if size % (config.devices * config.num_nodes):
+            if not stage.data.in_pairs:
+                settings += f" or --stages.{i}.texts-per-class"
             raise ValueError(
-                f"--devices {devices}: expected a divisor of the batch of stage {stage.stage.name}, got {stage.classes} x "
-                f"{stage.per_class} = {size} texts; set --stages.{i}.classes or --stages.{i}.texts-per-class"
+                f"{asked}: expected a divisor of the batch of stage {stage.stage.name}, got {stage.classes} x "
+                f"{stage.per_class} = {size} texts; set {settings}"
             )
 
 
-def _family_stage(stage: StageConfig, position: int) -> StageData:
+def _family_stage(stage: StageConfig, position: int, config: TrainConfig) -> StageData:
     names = [name for family in stage.families for name in FAMILY_GROUPS.get(family, (family,))]
     flag = f"--stages.{position}.families"
     if len(set(names)) < 2:
@@ -154,26 +181,16 @@ def _family_stage(stage: StageConfig, position: int) -> StageData:
         labels=[label for _, label in found],
         blocks=[window.block for window, _ in found],
     )
-    return _shaped(stage, position, data)
+    return _shaped(stage, position, data, config, twos=config.objective == "infonce")
 
 
 def _text_data(config: TrainConfig) -> RunData:
-    assert config.data is not None
-    labelled = read_labelled_text(config.data)
-    check_trainable(labelled)
-    training, selection, reported = split_held_back(labelled, report=config.eval_data is None)
-    if config.eval_data is not None:
-        reported = read_labelled_text(config.eval_data)
-        check_trainable(reported)
-        check_disjoint(
-            labelled.texts, reported.texts, names=(f"--data {config.data}", f"--eval-data {config.eval_data}")
-        )
-    reserved = [text for make in SUITES.values() for text in make().texts]
-    check_disjoint(labelled.texts, reserved, names=(f"--data {config.data}", "the built-in suites"))
-    data = TrainingTexts(texts=training.texts, labels=training.labels, blocks=range(len(training.texts)))
-    stages = tuple(_shaped(stage, i, data) for i, stage in enumerate(_text_stages(config)))
-    _check_shares(stages, config.devices)
-    return RunData(stages=stages, selection=_suite(selection, "selection"), reported=_suite(reported, "data"))
+    own = read_own_data(config)
+    twos = own.twos or config.objective == "infonce"
+    stages = tuple(_shaped(stage, i, own.training, config, twos=twos) for i, stage in enumerate(_text_stages(config)))
+    _check_shares(stages, config)
+    check_selects(config, selects=own.selection is not None)
+    return with_replicas(RunData(stages=stages, selection=own.selection, reported=own.reported), config)
 
 
 def _text_stages(config: TrainConfig) -> tuple[StageConfig, ...]:
@@ -188,25 +205,31 @@ def _text_stages(config: TrainConfig) -> tuple[StageConfig, ...]:
     return config.stages
 
 
-def _suite(part: LabelledText, name: str) -> Suite | None:
-    """A suite of what was held back; None when fewer than two labels have two texts in it."""
-    full = [label for label in set(part.labels) if part.labels.count(label) >= 2]
-    return suite_of(part, name) if len(full) >= 2 else None
-
-
-def _shaped(stage: StageConfig, position: int, data: TrainingTexts) -> StageData:
-    """Settle P and K: as asked, or what fills a batch of 48 and what the smallest label has."""
+def _shaped(stage: StageConfig, position: int, data: TrainingTexts, config: TrainConfig, *, twos: bool) -> StageData:
+    """Settle P and K: as asked, or what fills a batch of 48 and what the smallest label has; of InfoNCE, K is a pair's."""
     counts: dict[int, int] = {}
     for label in data.labels:
         counts[label] = counts.get(label, 0) + 1
-    classes = stage.classes if stage.classes is not None else min(len(counts), MOST_CLASSES)
+    smallest, flag = min(counts.values()), f"--stages.{position}"
+    classes = stage.classes if stage.classes is not None else min(len(counts), BATCH // 2 if twos else MOST_CLASSES)
     per_class = stage.texts_per_class
-    if per_class is None:
-        per_class = max(2, min(BATCH // max(1, classes), min(counts.values())))
-    for flag, got, most, what in (
-        ("classes", classes, len(counts), "labels of the stage"),
-        ("texts-per-class", per_class, min(counts.values()), "texts of its smallest label"),
+    if config.objective == "infonce":
+        per_class = _rows_of_a_pair(data, smallest, per_class, flag=f"{flag}.texts-per-class")
+    elif per_class is None:
+        per_class = max(2, min(BATCH // max(1, classes), smallest))
+    for name, got, most, what in (
+        ("classes", classes, len(counts), "pairs of the stage" if data.in_pairs else "labels of the stage"),
+        ("texts-per-class", per_class, smallest, "texts of its smallest label"),
     ):
         if not 2 <= got <= most:
-            raise ValueError(f"--stages.{position}.{flag}: expected 2 to {most} (the {what}), got {got}")
+            raise ValueError(f"{flag}.{name}: expected 2 to {most} (the {what}), got {got}")
     return StageData(stage=stage, name=f"{position + 1}-{stage.name}", data=data, classes=classes, per_class=per_class)
+
+
+def _rows_of_a_pair(data: TrainingTexts, smallest: int, asked: int | None, *, flag: str) -> int:
+    """All texts of a pair, or two of a label."""
+    size = smallest if data.in_pairs else 2
+    if asked not in (None, size):
+        what = "the texts of a pair of the data" if data.in_pairs else "which takes two texts of a label as a pair"
+        raise ValueError(f"{flag}: expected {size} with --objective infonce ({what}), got {asked}; leave it out")
+    return size

@@ -10,6 +10,7 @@ from lightning_app.config import TrainConfig
 from lightning_app.loading import pinned
 from lightning_app.merges import RUN_MERGES
 from lightning_app.plan_tokenizer import plan_tokenizer, prompt_of
+from lightning_app.replicas import merges_of
 from lightning_app.run_memory import run_memory, run_sizes
 from lightning_app.stages import StageData, read_run_data
 from lightning_app.train_plan_text import train_plan_text
@@ -113,7 +114,7 @@ def _bytes_as_tokens(texts: Sequence[str], **_: Any) -> dict[str, list[range]]:
 def _merges(config: TrainConfig, folder: Path | None, *, stages: int) -> list[str]:
     """The merges that a run leaves: those asked for, where there are stages enough, and ``last`` where plain PEFT needs it."""
     added = ["last"] if folder is not None and adapter_obstacle(folder, bidirectional=config.bidirectional) else []
-    names = dict.fromkeys((*config.merges, *(added if config.lora.dense == "freeze" else [])))
+    names = dict.fromkeys((*merges_of(config), *(added if config.lora.dense == "freeze" else [])))
     return [name for name in names if RUN_MERGES[name].of != "stages" or stages > 1]
 
 
@@ -160,7 +161,7 @@ def _stage_plan(stage: StageData, config: TrainConfig, tokenizer: Any, prompt: s
             classes=stage.classes,
             per_class=stage.per_class,
             batches=batches,
-            seed=config.seed,
+            seed=config.seed if stage.seed is None else stage.seed,
             blocks=stage.data.blocks,
             rank=rank,
             world_size=config.devices,
@@ -242,6 +243,8 @@ def _notes(plan: Mapping[str, Any], config: TrainConfig, tokenizer: Any) -> list
         notes.append("activations are an estimate; CUDA's context, the measurements and Python come on top")
     if plan["tokens"] is not None:
         notes.append("tokens: by the batches of the first epoch; a stage ends earlier when its silhouette stops rising")
+    if config.replicas > 1:
+        notes.append(f"{config.replicas} replicas of the last stage, one after another, over one base in memory")
     notes.append("disk: weights and their companions; reports, curves and pictures come on top")
     if config.merges and config.lora.quantization != "none":
         notes.append("merges take the base as it is stored, and are measured so: the base whole and in full precision")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning_app.config import TrainConfig
+from lightning_app.stop_signal import SIGNALS
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -10,6 +11,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         ValueError: as these do.
+        Stopped: a signal ended the run.
     """
     if config.plan:
         from lightning_app.train_plan import plan_run
@@ -17,4 +19,5 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return plan_run(config)
     from lightning_app.run import train as carry_out
 
-    return carry_out(config)
+    with SIGNALS.handled(f"finished stages in {config.output} are kept; go on with --resume"):
+        return carry_out(config)

@@ -23,13 +23,14 @@ def embed_parts(
     """Embed the parts of one batch one after the other, with gradient.
 
     With ``recompute`` only the embeddings are kept: the backward pass computes each part again, with the random numbers
-    that it had, and frees it before the next. Loss and gradients are those of the whole batch, as in GradCache, but in one
-    graph with one backward pass, so that DDP sums the gradients once.
+    that it had, and frees it before the next; the last part alone is kept, as it is the first that the backward pass needs.
+    Loss and gradients are those of the whole batch, as in GradCache, but in one graph with one backward pass, so that DDP
+    sums the gradients once.
 
     Args:
         embedder: in the mode in which it trains.
         parts: features as ``preprocess`` gives them.
-        recompute: keep no activations of a part.
+        recompute: keep the activations of one part at most.
 
     Returns:
         The embeddings of all parts below each other.
@@ -41,6 +42,6 @@ def embed_parts(
     def embedded(part: Features) -> Tensor:
         return embedder(dict(part))["sentence_embedding"]
 
-    if recompute:
-        return torch.cat([checkpoint(embedded, part, use_reentrant=False) for part in parts])
-    return torch.cat([embedded(part) for part in parts])
+    again = parts[:-1] if recompute else []
+    rows = [checkpoint(embedded, part, use_reentrant=False) for part in again]
+    return torch.cat(rows + [embedded(part) for part in parts[len(again) :]])

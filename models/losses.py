@@ -1,4 +1,4 @@
-"""Losses on embeddings: tensors in, scalar out.
+"""The supervised contrastive loss: tensors in, scalar out.
 
 Dimension names: n embeddings of one batch (over all ranks), d their length.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
-from torch.nn import functional as F
+
+from models.cosines import cosines
 
 
 def supervised_contrastive_loss(
@@ -21,7 +22,8 @@ def supervised_contrastive_loss(
         loss_i = - 1 / |P(i)| * sum_{p in P(i)} ( s_ip / T - log sum_{a in A(i)} exp(s_ia / T) )
 
     averaged over the anchors i that have a positive. The range is [0, inf); lower is better, and the best value
-    depends on the batch: with k positives an anchor it is at least log k. The computation is in float32 at least.
+    depends on the batch: with k positives an anchor it is at least log k. The computation is in float32 at least, and
+    nothing of it waits for a device.
 
     Args:
         embeddings: one row a text, of any length; only directions matter.
@@ -29,8 +31,9 @@ def supervised_contrastive_loss(
         temperature: T > 0; small values weigh the hardest negatives most.
 
     Raises:
-        ValueError: when the batch has no two rows of one label (the loss is undefined), the rows and labels differ
-            in number, or the temperature is not positive.
+        ValueError: when the batch has no two rows of one label (the loss is undefined; on an accelerator, where asking
+            would wait for it, the value is NaN instead), the rows and labels differ in number, or the temperature is
+            not positive.
 
     Reference: Khosla et al. (2020), Supervised Contrastive Learning, arXiv:2004.11362.
 
@@ -39,26 +42,32 @@ def supervised_contrastive_loss(
         >>> round(supervised_contrastive_loss(embeddings, torch.tensor([0, 0, 1, 1])).item(), 6)
         9.1e-05
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a number above 0, got {temperature}; 0.1 is the usual value")
+    check_temperature(temperature)
     if len(embeddings) != len(labels):
         raise ValueError(f"labels: expected one a row ({len(embeddings)}), got {len(labels)}; pass them in row order")
     others = ~torch.eye(len(labels), dtype=torch.bool, device=embeddings.device)
     positives = (labels[:, None] == labels[None, :]) & others
     count = positives.sum(dim=1)
     anchors = count > 0
-    if not bool(anchors.any()):
+    if anchors.device.type == "cpu" and not bool(anchors.any()):
         raise ValueError(
             f"labels: expected at least two texts of one label in the batch, got {len(labels)} different labels; "
             "raise the number of texts a label (K of the P x K batch)"
         )
-    exact = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-    # Under bf16 autocast the product would be rounded to 8 bits, which a division by T = 0.1 makes visible.
-    with torch.autocast(embeddings.device.type, enabled=False):
-        unit = F.normalize(exact, dim=1)
-        similarity = unit @ unit.T / temperature
+    similarity = cosines(embeddings) / temperature
     # Leaving the diagonal out as -inf keeps log-sum-exp stable; masking its exponentials afterwards would not.
     log_all = similarity.masked_fill(~others, -torch.inf).logsumexp(dim=1)
     log_probability = similarity - log_all[:, None]
-    mean_over_positives = (log_probability * positives).sum(dim=1)[anchors] / count[anchors]
-    return -mean_over_positives.mean()
+    # Sums, for a choice of rows by a mask has a size that the host would have to wait for.
+    of_positives = torch.where(positives, log_probability, 0).sum(dim=1) / count.clamp(min=1)
+    return -of_positives.sum() / anchors.sum()
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse what cannot divide a similarity.
+
+    Raises:
+        ValueError: not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature}; 0.1 is the usual value")

@@ -16,7 +16,7 @@ class TokenRows:
     """Remembers what the embedder's own ``preprocess`` makes of each text, so that a text is tokenised once.
 
     Args:
-        embedder: whose tokenizer reads; it is not kept.
+        embedder: whose ``preprocess`` reads.
         prompt: put before every text; None for none.
 
     Example:
@@ -49,6 +49,11 @@ class TokenRows:
             }
             self._rows[text] = found
         return found
+
+    def longest(self, count: int) -> list[Row]:
+        """The longest rows known, the longest last; again from the start where there are fewer than ``count``."""
+        rows = sorted(self._rows.values(), key=lambda row: len(row["input_ids"]))
+        return (rows * -(-count // len(rows)))[-count:]
 
     def padded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Rows side by side as ``preprocess`` would have given them together: (n, t) tensors, t the longest's tokens."""

@@ -4,6 +4,10 @@ A file is written beside its final name, flushed to the disk, and renamed; a fol
 final name and renamed once.  A reader therefore sees the old content or the new one, never a part of it.
 The temporary name lies in the target's own folder, because a rename is atomic only within a filesystem,
 and it is created with ordinary permissions, so that the user's umask decides who may read the result.
+
+A folder that replaces another changes names with it in one step where the system can do that.  Where it
+cannot, the old one is moved aside first: for a moment neither stands there, so whoever reads what another
+process may have been replacing calls ``restore`` before.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from storage.disk_space import naming_full_disk
+from storage.exchange import exchange
+
 SiblingKind = Literal["tmp", "building", "aside"]
 
 
@@ -24,6 +31,9 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path``, replacing what was there in one step.
 
     Missing parent folders are created.  After a crash the file holds either its old or its new content.
+
+    Raises:
+        DiskFull: there is no room for it; the old content is kept.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.bin"
@@ -42,18 +52,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 @contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path; what was written there becomes ``path`` when the block ends without an error."""
+    """Yield a temporary path; what was written there becomes ``path`` when the block ends without an error.
+
+    Raises:
+        DiskFull: there is no room for it; what stood at ``path`` is kept.
+    """
     final = _absolute(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(final)
     temporary = _sibling(final, "tmp")
-    try:
-        yield temporary
-        _fsync(temporary)
-        temporary.replace(final)
-        _fsync(final.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming_full_disk(final, temporary):
+        _make_parents(final)
+        remove_leftovers(final)
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(final)
+            _fsync(final.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -61,26 +76,28 @@ def building_folder(path: str | os.PathLike[str], *, overwrite: bool = False) ->
     """Yield an empty folder beside ``path``; it becomes ``path`` when the block ends without an error.
 
     On an error nothing is left of the new folder, and what stood at ``path`` is untouched.  With
-    ``overwrite`` the old folder is moved aside, and removed only after the new one carries its name.
+    ``overwrite`` the old folder is removed only after the new one carries its name.
 
     Raises:
         ValueError: ``path`` exists and ``overwrite`` is false.
+        DiskFull: there is no room for it.
     """
     final = _absolute(path)
     refuse_existing(final, overwrite=overwrite)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(final)
     building = _sibling(final, "building")
-    building.mkdir()
-    try:
-        yield building
-        _respect_umask(building)
-        _fsync_tree(building)
-        refuse_existing(final, overwrite=overwrite)
-        _give_name(building, final)
-    finally:
-        if building.exists():
-            shutil.rmtree(building)
+    with naming_full_disk(final, building):
+        _make_parents(final)
+        remove_leftovers(final)
+        building.mkdir()
+        try:
+            yield building
+            _respect_umask(building)
+            _fsync_tree(building)
+            refuse_existing(final, overwrite=overwrite)
+            _give_name(building, final)
+        finally:
+            if os.path.lexists(building):
+                _remove(building)
 
 
 def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -110,20 +127,47 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
             _remove(sibling)
 
 
+def restore(path: str | os.PathLike[str]) -> Path:
+    """Give what a killed process had moved aside its name back, if nothing stands there; returns ``path``.
+
+    For a reader that is alone with the folder (it holds the lock of the run, or starts before anything writes).
+    """
+    final = _absolute(path)
+    if not os.path.lexists(final) and final.parent.is_dir():
+        for sibling in sorted(final.parent.iterdir()):
+            # another host's too: the reader is alone with the folder
+            if _kind_of_leftover(sibling.name, final.name, elsewhere=True) == "aside":
+                sibling.rename(final)
+                _fsync(final.parent)
+                break
+    return Path(path)
+
+
 def _give_name(building: Path, final: Path) -> None:
-    """Rename ``building`` to ``final``, moving an older folder out of the way and back if that fails."""
-    aside = _sibling(final, "aside") if os.path.lexists(final) else None
-    if aside is not None:
-        final.rename(aside)
+    """Rename ``building`` to ``final``; an older folder changes places with it, or moves aside and back if that fails."""
+    if not os.path.lexists(final):
+        building.rename(final)
+        _fsync(final.parent)
+        return
+    if exchange(building, final):
+        _fsync(final.parent)
+        return
+    aside = _sibling(final, "aside")
+    final.rename(aside)
     try:
         building.rename(final)
     except OSError:
-        if aside is not None:
-            aside.rename(final)
+        aside.rename(final)
         raise
     _fsync(final.parent)
-    if aside is not None:
-        _remove(aside)
+    _remove(aside)
+
+
+def _make_parents(final: Path) -> None:
+    """Make the missing folders above ``final``, each of them on the disk before what lies in it."""
+    for folder in reversed([each for each in final.parents if not each.exists()]):
+        folder.mkdir(exist_ok=True)
+        _fsync(folder.parent)
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -135,16 +179,22 @@ def _sibling(final: Path, kind: SiblingKind) -> Path:
     return final.parent / f".{final.name}.{kind}-{secrets.token_hex(4)}-{os.getpid()}@{socket.gethostname()}"
 
 
-def _kind_of_leftover(name: str, final_name: str) -> str | None:
-    """Say which kind of temporary ``name`` is, or None if it is something else or its process still lives."""
+def _kind_of_leftover(name: str, final_name: str, *, elsewhere: bool = False) -> str | None:
+    """Say which kind of temporary ``name`` is, or None if it is something else or its process still lives.
+
+    Of a process of another host nothing is known, and one with our own number may be of the time before a restart;
+    ``elsewhere`` takes both for dead.
+    """
     stem, _, host = name.partition("@")
     prefix = f".{final_name}."
     parts = stem.removeprefix(prefix).split("-")
     if not stem.startswith(prefix) or len(parts) != 3 or parts[0] not in ("tmp", "building", "aside"):
         return None
-    if host != socket.gethostname() or not parts[2].isdigit() or _is_alive(int(parts[2])):
+    if not parts[2].isdigit():
         return None
-    return parts[0]
+    process = int(parts[2])
+    unknown = host != socket.gethostname() or process == os.getpid()
+    return parts[0] if (elsewhere if unknown else not _is_alive(process)) else None
 
 
 def _is_alive(pid: int) -> bool:

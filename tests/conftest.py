@@ -11,7 +11,9 @@ from jaxtyping import install_import_hook
 
 SHAPES_CHECKED = (
     "evaluation",
+    "models.cosines",
     "models.losses",
+    "models.matryoshka",
     "merging",
     "callbacks",
     "lightning_app.module",
@@ -115,7 +117,7 @@ def fit(tiny_folder: Path, tmp_path: Path) -> Fit:
             max_epochs=epochs,
             callbacks=list(callbacks),
             plugins=[SafetensorsIO()],
-            logger=False,
+            logger=trainer_settings.pop("logger", False),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

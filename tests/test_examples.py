@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.labelled_text import check_trainable, read_labelled_text
+from data.pairs import check_pairs, is_pair_file, read_pairs
 from lightning_app.command_line import parse
 from lightning_app.config import TrainConfig
 from lightning_app.stages import read_run_data
@@ -17,8 +18,12 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").iterdir())
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
 def test_an_example_can_be_used(file):
     if file.suffix == ".jsonl":
-        check_trainable(read_labelled_text(file))
-        assert read_run_data(TrainConfig(data=str(file))).reported is not None
+        if pairs := is_pair_file(file):
+            check_pairs(read_pairs(file))
+        else:
+            check_trainable(read_labelled_text(file))
+        objective = "infonce" if pairs else "supcon"
+        assert read_run_data(TrainConfig(data=str(file), objective=objective)).reported is not None
     elif file.name.startswith("merge_"):
         recipes = read_recipe_file(file).recipes
         for recipe in recipes:

@@ -50,7 +50,7 @@ def test_a_quick_run_writes_both_files_without_mergekit(tmp_path: Path, monkeypa
     (tmp_path / "scratch").mkdir()
     assert main(["--quick", "--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]) == 0
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {row["part"] for row in rows} == {"in_process", "evaluation", "merge_sizes"}
+    assert {row["part"] for row in rows} == {"in_process", "evaluation", "training", "merge_sizes"}
     for row in rows:
         assert {"name", "ours", "peer", "ratio", "command"} <= row.keys()
         assert row["ratio"] is None or row["ratio"] == pytest.approx(row["ours"] / row["peer"])

@@ -6,6 +6,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import davies_bouldin_score, silhouette_score
 
 from callbacks.clustering_metrics import ClusteringMetrics
+from evaluation.retention import debiased_cka
 
 
 class Suite:
@@ -43,3 +44,20 @@ def test_undefined_values_are_logged_as_gaps(fit):
     logged = Logged()
     fit(steps=1, callbacks=[ClusteringMetrics({"one": OneLabel()}), logged])
     assert logged.metrics["one/silhouette_true"] != logged.metrics["one/silhouette_true"]
+
+
+def test_cka_to_the_base_is_logged_where_its_embeddings_are_given(fit):
+    """Unchanged weights keep everything; trained ones what the function says of the same embeddings."""
+    base, logged = [], Logged()
+
+    class Before(Callback):
+        def on_train_start(self, trainer, pl_module):
+            base.append(pl_module.encode(Suite.texts))
+            metrics.base_embeddings = {"small": base[0]}
+
+    metrics = ClusteringMetrics({"small": Suite(), "other": Suite()})
+    module = fit(steps=2, learning_rate=1e-2, callbacks=[Before(), metrics, logged])
+    expected = debiased_cka(module.encode(Suite.texts), base[0])
+    assert logged.metrics["small/cka"] == pytest.approx(expected, abs=1e-5)
+    assert logged.metrics["small/cka"] < 0.9999
+    assert "other/cka" not in logged.metrics

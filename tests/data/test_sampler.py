@@ -45,7 +45,7 @@ def test_a_start_batch_skips_exactly_so_many(start: int, epoch: int) -> None:
     whole.set_epoch(epoch)
     later.set_epoch(epoch, start_batch=start)
     assert list(later) == list(whole)[start:]
-    assert len(later) == 6 - start
+    assert len(later) == 6, "the length stays that of the whole epoch"
     whole.set_epoch(0)
     assert list(at_once) == list(whole)[start:]
     at_once.set_epoch(1)

@@ -1,6 +1,11 @@
 """Checkpoints without pickle: what goes in comes out, and a resumed run is the uninterrupted one."""
 
+import errno
 import math
+import os
+import re
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +14,9 @@ from hypothesis import strategies as st
 from lightning.pytorch import Callback
 
 from lightning_app.checkpoint_io import SafetensorsIO
+from storage.disk_space import DiskFull
+from storage.tensor_file import write_tensors
+from tests.storage.crashing import counted
 
 plain = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8)
 keys = st.text(max_size=6) | st.integers(0, 99)
@@ -53,6 +61,119 @@ def test_what_is_neither_tensor_nor_plain_is_refused_by_its_place(tmp_path):
 def test_absent_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="found none"):
         SafetensorsIO().load_checkpoint(tmp_path / "absent")
+
+
+def test_a_tensor_of_one_element_keeps_its_shape(tmp_path):
+    SafetensorsIO().save_checkpoint({"a": torch.ones(1), "b": torch.tensor(math.nan)}, tmp_path / "c")
+    again = SafetensorsIO().load_checkpoint(tmp_path / "c")
+    assert again["a"].shape == (1,)
+    assert again["b"].shape == ()
+    assert again["b"].isnan()
+
+
+def sound(step: int) -> dict:
+    return {"epoch": 1, "global_step": step, "state_dict": {"w": torch.full((8, 8), float(step))}}
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ({"state_dict": {"w": torch.tensor([[1.0, math.inf]])}}, "tensor state_dict.w"),
+        ({"state_dict": {"w": torch.tensor(math.nan)}}, "tensor state_dict.w"),
+        (
+            {"optimizer_states": [{"state": {0: {"step": torch.tensor(math.nan)}}}]},
+            "tensor optimizer_states.0.state.0.step",
+        ),
+        ({"optimizer_states": [{"param_groups": [{"lr": math.nan}]}]}, "optimizer_states.0.param_groups.0.lr"),
+        (
+            {"callbacks": {"StageCheckpoint": {"weights": {"w": torch.tensor([math.nan])}}}},
+            "tensor checkpoint.callbacks",
+        ),
+    ],
+)
+def test_what_is_not_finite_is_never_written(tmp_path, broken, named):
+    SafetensorsIO().save_checkpoint(sound(7), tmp_path / "c")
+    with pytest.raises(ValueError, match=re.escape(named)) as error:
+        SafetensorsIO().save_checkpoint(sound(8) | broken, tmp_path / "c")
+    assert "nothing was written" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert SafetensorsIO().load_checkpoint(tmp_path / "c")["global_step"] == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_metric_that_is_not_finite_is_kept(tmp_path):
+    callbacks = {
+        "StageCheckpoint": {"score": -math.inf, "epochs": [{"loss": math.nan}]},
+        "best": torch.tensor(-math.inf),
+    }
+    SafetensorsIO().save_checkpoint(sound(1) | {"callbacks": callbacks}, tmp_path / "c")
+    again = SafetensorsIO().load_checkpoint(tmp_path / "c")["callbacks"]
+    assert again["StageCheckpoint"]["score"] == -math.inf
+    assert math.isnan(again["StageCheckpoint"]["epochs"][0]["loss"])
+
+
+@pytest.mark.parametrize("had", [True, False])
+def test_a_disk_without_room_is_seen_before_a_byte_is_written(tmp_path, monkeypatch, had):
+    state = tmp_path / "resume" / "1-broad"
+    if had:
+        SafetensorsIO().save_checkpoint(sound(7), state)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300))
+    with pytest.raises(
+        DiskFull, match="1-broad: expected 65792 bytes of room on its disk, got 300 bytes free"
+    ) as error:
+        SafetensorsIO().save_checkpoint(sound(8), state)
+    kept = "the state of epoch 1, step 7 is kept" if had else "no state of this stage was saved before"
+    assert str(error.value).endswith(f"{kept}; make room and go on with --resume")
+    monkeypatch.undo()
+    SafetensorsIO().save_checkpoint(sound(9), state)
+    assert SafetensorsIO().load_checkpoint(state)["global_step"] == 9
+    assert [path.name for path in state.parent.iterdir()] == ["1-broad"]
+
+
+def full_at(point, state, step):
+    """The error of a save whose call number ``point``, of those that take room, finds none; None if it has fewer."""
+    left = point
+
+    def reached(name, _):
+        nonlocal left
+        if name.partition(",")[0] in ("open", "mkdir", "pwrite", "write", "fsync"):
+            left -= 1
+            if left == -1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with counted(reached):
+        try:
+            SafetensorsIO().save_checkpoint(sound(step), state)
+        except DiskFull as error:
+            return error
+    return None
+
+
+def test_a_disk_that_fills_up_at_any_write(tmp_path, monkeypatch):
+    """ENOSPC at each call that takes room: one state or the other, no leftovers, and one line."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    state, kept = tmp_path / "1-broad", []
+    while True:
+        SafetensorsIO().save_checkpoint(sound(7), state)
+        error = full_at(len(kept), state, 8)
+        if error is None:
+            break
+        kept.append(SafetensorsIO().load_checkpoint(state)["global_step"])
+        assert f"step {kept[-1]} is kept; make room and go on with --resume" in str(error)
+        assert "1-broad" in str(error)
+        assert ".building-" not in str(error)
+        assert [path.name for path in tmp_path.iterdir()] == ["1-broad"]
+    assert len(kept) > 8
+    # the last call flushes the folder in which the new state has its name by then
+    assert kept == [7] * (len(kept) - 1) + [8]
+    assert SafetensorsIO().load_checkpoint(state)["global_step"] == 8
+
+
+def test_a_state_without_one_of_its_tensors_is_refused(tmp_path):
+    SafetensorsIO().save_checkpoint(sound(7), tmp_path / "c")
+    write_tensors(tmp_path / "c" / "state.safetensors", {"other": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"expected the tensor checkpoint\.state_dict\.w of state\.json, found none"):
+        SafetensorsIO().load_checkpoint(tmp_path / "c")
 
 
 class Save(Callback):

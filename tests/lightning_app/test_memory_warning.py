@@ -11,6 +11,7 @@ from lightning_app.memory_warning import available_memory, shortage, warn_of_mem
 from lightning_app.preparation import prepare
 from lightning_app.run_memory import run_memory, run_sizes
 from lightning_app.stages import read_run_data
+from models.training_memory import training_memory
 
 SHORT = {"stages": (StageConfig(name="six", families=("six",), steps_per_epoch=1),), "accelerator": "cpu"}
 
@@ -60,6 +61,16 @@ def test_a_run_that_is_warned_of_goes_on(config, capsys, monkeypatch):
     monkeypatch.setattr(memory_warning, "available_memory", lambda config: 1)
     assert prepare(config, read_run_data(config)).adapts
     assert capsys.readouterr().err.count("warning: about") == 1
+
+
+def test_with_a_token_budget_a_part_of_the_batch_is_held(tiny_folder):
+    sizes = run_sizes(TrainConfig(), tiny_folder, None)
+    for budget, texts in ((None, 48), (640, 10), (650, 11), (10, 1), (10**6, 48)):
+        found = run_memory(TrainConfig(token_budget=budget), sizes, [(48, 64)])
+        assert found["activations"] == training_memory(sizes, texts=texts, tokens=64)["activations"]
+    needed = {"peak": 10**9, "merged": 0}
+    assert "--token-budget" in shortage(TrainConfig(), needed, 1)
+    assert "--token-budget" not in shortage(TrainConfig(token_budget=64), needed, 1)
 
 
 def test_the_ways_out_are_those_that_are_left():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lightning_app.module import ContrastiveEmbedder, hash_seed
+from lightning_app.module import ContrastiveEmbedder
+from lightning_app.step_seed import hash_seed
 from models.embedder import load_embedder
 from models.lora import add_lora
 

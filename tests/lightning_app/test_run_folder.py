@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lightning_app.config import EvaluateConfig, LoraConfig, StageConfig, TrainConfig
-from lightning_app.run_folder import check_folder, environment, make_folder
+from lightning_app.run_folder import adopt_changes, check_folder, environment, make_folder, other_packages
 
 CONFIG = TrainConfig(seed=1)
 
@@ -167,3 +167,98 @@ def test_the_environment_names_versions_and_neither_host_nor_user() -> None:
     names = {socket.gethostname(), platform.node(), str(Path.home()), str(Path.cwd())} - {"", "localhost", "/"}
     assert not [name for name in names if name in written]
     assert f'"{getpass.getuser()}"' not in written
+
+
+def resumed(**settings: Any) -> TrainConfig:
+    return TrainConfig(seed=1, resume=True, **settings)
+
+
+def test_what_changes_no_number_is_not_compared(run: Path) -> None:
+    now = resumed(num_workers=3, timeout=5.0, every_n_train_steps=7)
+    assert check_folder(run, now, resume=True, overwrite=False) is True
+
+
+def test_changes_are_allowed_by_name(run: Path) -> None:
+    now = resumed(devices=2, max_steps=9, stages=(replace(CONFIG.stages[0], epochs=9), CONFIG.stages[1]))
+    with pytest.raises(ValueError, match="--allow-changes devices max_steps stages.0.epochs$"):
+        check_folder(run, now, resume=True, overwrite=False)
+    with pytest.raises(ValueError, match=r"got others \(max_steps: -1 before, 9 now\); .*--allow-changes max_steps$"):
+        check_folder(run, replace(now, allow_changes=("devices", "stages")), resume=True, overwrite=False)
+    for allowed in (("devices", "stages.0.epochs", "max-steps"), ("--devices", "stages", "max_steps")):
+        assert check_folder(run, replace(now, allow_changes=allowed), resume=True, overwrite=False) is True
+
+
+def test_a_name_that_is_none_is_refused_with_the_closest(run: Path) -> None:
+    with pytest.raises(ValueError, match="--allow-changes device: expected a setting by its name.*closest: devices"):
+        check_folder(run, resumed(allow_changes=("device",)), resume=True, overwrite=False)
+    with pytest.raises(ValueError, match="--allow-changes all: expected a setting"):
+        check_folder(run, resumed(allow_changes=("all",)), resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_allowing_changes_needs_a_resume(run: Path, there: bool) -> None:
+    folder = run if there else run / "not"
+    with pytest.raises(ValueError, match="--allow-changes devices data: expected --resume beside it, got none"):
+        check_folder(folder, TrainConfig(allow_changes=("devices", "data")), resume=False, overwrite=there)
+
+
+def test_up_to_eight_differences_are_told(run: Path) -> None:
+    now = resumed(devices=2, max_steps=9, permutations=3, draws=4, temperature=0.5, objective="infonce", strategy="ddp")
+    now = replace(now, precision="bf16-mixed", gradient_clip_val=2.0, average="ema")
+    with pytest.raises(ValueError, match=r"; and 2 more\);") as error:
+        check_folder(run, now, resume=True, overwrite=False)
+    assert str(error.value).count(" before, ") == 8
+
+
+def test_another_content_of_a_data_file_is_seen(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("one")
+    config = TrainConfig(data=str(data))
+    inputs = {"data": {"sha256": "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"}}
+    make_folder(tmp_path / "run", config.to_dict(), {"inputs.json": {**inputs, "changes": []}})
+    again = replace(config, resume=True)
+    assert check_folder(tmp_path / "run", again, resume=True, overwrite=False) is True
+    data.write_text("two")
+    with pytest.raises(
+        ValueError, match=r"data\.sha256: 7692c3ad3540 before, 3fc4ccfe7458 now.*--allow-changes data\.sha256"
+    ):
+        check_folder(tmp_path / "run", again, resume=True, overwrite=False)
+    for allowed in ("data.sha256", "data"):
+        now = replace(again, allow_changes=(allowed,))
+        assert check_folder(tmp_path / "run", now, resume=True, overwrite=False) is True
+    (tmp_path / "moved.jsonl").write_text("one")
+    moved = replace(again, data=str(tmp_path / "moved.jsonl"))
+    with pytest.raises(ValueError, match=r"\(data: '.*data.jsonl' before, '.*moved.jsonl' now\)"):
+        check_folder(tmp_path / "run", moved, resume=True, overwrite=False)
+
+
+def test_the_backbone_is_compared_once_it_is_known(run: Path) -> None:
+    (run / "inputs.json").write_text(json.dumps({"backbone": {"commit": "a" * 40}, "changes": []}))
+    assert check_folder(run, resumed(), resume=True, overwrite=False) is True
+    with pytest.raises(ValueError, match="backbone.commit: aaaaaaaaaaaa before, bbbbbbbbbbbb now"):
+        check_folder(run, resumed(), resume=True, overwrite=False, backbone=lambda: {"backbone": {"commit": "b" * 40}})
+
+
+def test_what_a_resume_goes_on_with_is_what_the_next_one_compares_with(run: Path) -> None:
+    now = resumed(devices=2, allow_changes=("devices",))
+    assert [str(each) for each in adopt_changes(run, now, {})] == ["devices: 1 before, 2 now"]
+    assert adopt_changes(run, now, {}) == []
+    assert check_folder(run, resumed(devices=2), resume=True, overwrite=False) is True
+    with pytest.raises(ValueError, match="devices: 2 before, 1 now"):
+        check_folder(run, resumed(), resume=True, overwrite=False)
+    assert json.loads((run / "config.json").read_text())["allow_changes"] == []
+
+
+def test_packages_of_another_version_are_told(run: Path) -> None:
+    assert other_packages(run) == []
+    packages = environment()["packages"]
+    (run / "environment.json").write_text(json.dumps({"packages": packages | {"torch": "1.0"}}))
+    assert other_packages(run) == [f"torch 1.0 before, {packages['torch']} now"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "large disk")
+    make_folder(tmp_path / "run", CONFIG.to_dict())
+    assert (tmp_path / "run").is_symlink()
+    assert (tmp_path / "large disk" / "config.json").is_file()

@@ -101,3 +101,14 @@ def test_candidates_without_a_causal_mask_are_embedded_without_it(tiny_folder, s
     assert separation == pytest.approx(wanted, abs=1e-5)
     assert separation != pytest.approx(make_scorer(tiny_folder)(tensors)[0], abs=1e-4)
     assert retention == pytest.approx(1, abs=1e-9)
+
+
+def test_suites_of_a_run_take_the_place_of_the_built_in_ones(tiny_folder, small_suites):
+    """Retention on the suite that separation is measured on: nothing that is reported is embedded."""
+    own = small_suites[1]
+    tensors = read_tensors(tiny_folder / "model.safetensors")
+    separation, retention = make_scorer(tiny_folder, separation=own, retention=own)(tensors)
+    wanted = sklearn_silhouette(encode(load_embedder(tiny_folder), own.texts).numpy(), own.labels)
+    assert separation == pytest.approx(wanted, abs=1e-5)
+    assert retention == pytest.approx(1, abs=1e-9)
+    assert separation != pytest.approx(make_scorer(tiny_folder)(tensors)[0], abs=1e-3)

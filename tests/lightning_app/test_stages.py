@@ -75,6 +75,8 @@ def test_families_keep_their_order_and_are_taken_once() -> None:
         (one(learning_rate=0.0), r"--stages\.0\.learning-rate: expected a positive number, got 0\.0"),
         (one(learning_rate=float("nan")), r"--stages\.0\.learning-rate: expected a positive number, got nan"),
         (TrainConfig(devices=0), "--devices: expected at least 1, got 0"),
+        (TrainConfig(token_budget=0), "--token-budget: expected at least 1 token, got 0"),
+        (TrainConfig(batching="packed"), "--batching: expected sorted or padded, got packed"),
         (TrainConfig(devices=5), r"--devices 5: expected a divisor of the batch of stage broad, got 12 x 4 = 48 texts"),
         (TrainConfig(eval_data="e.csv"), "--eval-data: expected --data beside it, got none"),
     ],

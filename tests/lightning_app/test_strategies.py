@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import AutoModel
@@ -14,7 +13,6 @@ from callbacks.clustering_metrics import ClusteringMetrics
 from callbacks.stage_checkpoint import StageCheckpoint
 from data.suites import paper_suite
 from lightning_app.config import LoraConfig, StageConfig, TrainConfig
-from lightning_app.sharded_strategy import ShardedStrategy
 from lightning_app.trainer import build_trainer
 from models.adapter import adapter_state
 from models.embedder import encode
@@ -22,15 +20,9 @@ from models.export import save_adapter
 from models.sharding import whole_tensor
 from storage.json_file import read_json, write_json
 from storage.tensor_file import read_tensors, write_tensors
+from tests.lightning_app.one_step import ForkedSharding
 
 TEXTS = ["1, 2, 3", "2, 4, 8, 16"]
-
-
-class ForkedSharding(ShardedStrategy):
-    """Its ranks are forks of the test: a script would be started again."""
-
-    def _configure_launcher(self):
-        self._launcher = _MultiProcessingLauncher(self, start_method="fork")
 
 
 @pytest.fixture

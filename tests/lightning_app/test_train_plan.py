@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from callbacks.resume_state import ResumeState
 from callbacks.stage_checkpoint import StageCheckpoint
 from data.sampler import LabelBatchSampler
 from lightning_app.command_line import main
@@ -16,7 +17,6 @@ from lightning_app.config import LoraConfig, StageConfig, TrainConfig
 from lightning_app.merges import merge_run
 from lightning_app.stages import read_run_data
 from lightning_app.train_plan import plan_run
-from lightning_app.trainer import EpochState
 from models.embedder import load_embedder
 from models.export import save_adapter, save_embedder
 from models.locate import UnreachableModel
@@ -83,9 +83,16 @@ def test_parameters_and_files_are_those_of_the_model(config, tiny_folder, tmp_pa
     )
 
 
+class SavedAtTheEnd(ResumeState):
+    """Saves as a run does, in Lightning's own loops."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.save(trainer)
+
+
 def test_the_state_for_a_resume_is_four_times_the_trained_weights(config, fit, tmp_path):
     plan = plan_run(config(stages=STAGES[:1], lora=LoraConfig(r=4, alpha=8, targets=("q_proj", "v_proj", "down_proj"))))
-    fit(callbacks=[StageCheckpoint(lambda metrics: None, monitor=None), EpochState(tmp_path / "state")])
+    fit(callbacks=[StageCheckpoint(lambda metrics: None, monitor=None), SavedAtTheEnd(tmp_path / "state")])
     (file,) = weight_files(tmp_path / "state").values()
     written = sum(entry.bytes for entry in read_header(file).entries.values())
     assert plan["disk"]["resume"] == pytest.approx(written, rel=0.01)

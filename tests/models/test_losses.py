@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -126,3 +127,11 @@ def test_a_batch_without_positives_is_refused(labels: list[int]) -> None:
 def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature: expected a number above 0"):
         supervised_contrastive_loss(torch.randn(2, 3), torch.tensor([0, 0]), temperature=temperature)
+
+
+def test_nothing_waits_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of the device meta have no values: asking for one, or for a size that depends on one, fails."""
+    monkeypatch.setattr("models.cosines.torch.autocast", lambda *_, **__: nullcontext())  # which knows no meta
+    embeddings = torch.empty(6, 4, device="meta", requires_grad=True)
+    supervised_contrastive_loss(embeddings, torch.empty(6, dtype=torch.long, device="meta")).backward()
+    assert embeddings.grad is not None

@@ -125,7 +125,7 @@ def test_a_folder_moved_aside_by_a_killed_overwrite_gets_its_name_back(tmp_path:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("old")
     code = (
-        "import sys, pathlib\nreal = pathlib.Path.rename\n"
+        "import sys, pathlib\natomic.exchange = lambda *_: False\nreal = pathlib.Path.rename\n"
         "def rename(self, to):\n    real(self, to)\n    die()\n"
         "pathlib.Path.rename = rename\n"
         "with atomic.building_folder(sys.argv[1], overwrite=True): pass"
