@@ -28,10 +28,10 @@ QUICK_OUTPUT = HERE.parent / "runs" / "benchmarks"
 PARTS: Mapping[str, Callable[[Settings], list[Result]]] = {
     in_process.PART: in_process.measure,
     evaluation_metrics.PART: evaluation_metrics.measure,
-    training_speed.PART: training_speed.measure,
     merge_commands.PART: merge_commands.measure,
     merge_sizes.PART: merge_sizes.measure,
     mergekit_agreement.PART: mergekit_agreement.measure,
+    training_speed.PART: training_speed.measure,
 }
 NEED_MERGEKIT = (merge_commands.PART, mergekit_agreement.PART)
 

@@ -13,7 +13,7 @@ from data.families import FAMILIES, families_of
 from data.sampler import LabelBatchSampler
 from data.sequences import windows
 from data.training_texts import TrainingTexts
-from lightning_app.config import TrainConfig
+from lightning_app.config import SIX_STAGE, TrainConfig
 from models.backbones import find_backbone
 from models.embedder import load_embedder
 from models.lora import add_lora
@@ -145,6 +145,24 @@ def batches_of(data: TrainingTexts, *, per_class: int, steps: int) -> list[list[
         data.labels, classes=len(LABELS), per_class=per_class, batches=steps, seed=0, blocks=data.blocks
     )
     return list(sampler)
+
+
+def texts_of_a_stage() -> int:
+    """Different texts that the batches of a run's last stage draw by default, when no epoch ends it sooner."""
+    data = windows_of_a_stage()
+    sampler = LabelBatchSampler(
+        data.labels,
+        classes=len(LABELS),
+        per_class=len(SHARES),
+        batches=SIX_STAGE.steps_per_epoch,
+        seed=0,
+        blocks=data.blocks,
+    )
+    drawn: set[int] = set()
+    for epoch in range(SIX_STAGE.epochs):
+        sampler.set_epoch(epoch)
+        drawn.update(place for batch in sampler for place in batch)
+    return len(drawn)
 
 
 def check_fill(embedder: SentenceTransformer, data: TrainingTexts, batches: Sequence[Sequence[int]]) -> float:

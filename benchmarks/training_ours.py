@@ -16,6 +16,7 @@ from data.datamodule import LabelledDataModule
 from data.training_texts import TrainingTexts
 from lightning_app.config import StageConfig, TrainConfig
 from lightning_app.module import ContrastiveEmbedder
+from lightning_app.prefix import autocast_of, with_states
 from lightning_app.trainer import build_trainer
 from models.prefix_cache import PrefixCache
 from models.prefix_pass import describe_prefix, lowest_trained_block
@@ -80,11 +81,12 @@ def train_ours(
         token_budget=config.token_budget,
     )
     clock = OurClock()
-    loader = LabelledDataModule(
-        data, classes=len(LABELS), per_class=per_class, batches=steps, seed=config.seed, collate=module.collate
-    )
     module.tokenise(data.texts)
-    cache, seconds = _filled_cache(module, data, folder, precision=config.precision)
+    cache, seconds = _filled_cache(module, data, folder, config=config)
+    collate = with_states(module.collate, cache, autocast=autocast_of(config))
+    loader = LabelledDataModule(
+        data, classes=len(LABELS), per_class=per_class, batches=steps, seed=config.seed, collate=collate
+    )
     # the progress bar's lines are not those of the benchmark
     with contextlib.redirect_stdout(io.StringIO()), cache.installed() if cache else contextlib.nullcontext():
         trainer = build_trainer(config, stage, folder=folder, name=stage.name, callbacks=[clock], selects=False)
@@ -94,7 +96,7 @@ def train_ours(
 
 
 def _filled_cache(
-    module: ContrastiveEmbedder, data: TrainingTexts, folder: Path, *, precision: str
+    module: ContrastiveEmbedder, data: TrainingTexts, folder: Path, *, config: TrainConfig
 ) -> tuple[PrefixCache | None, float]:
     """The states below the lowest trained block of every text, in files; and the seconds that a text took."""
     layer = lowest_trained_block(module.embedder)
@@ -105,5 +107,5 @@ def _filled_cache(
     cache = PrefixCache(module.embedder, layer, store)
     rows = [module.rows.row(text) for text in data.texts]
     begin = time.perf_counter()
-    cache.fill(rows, autocast=torch.bfloat16 if precision == "bf16-mixed" else None)
+    cache.fill(rows, autocast=autocast_of(config))
     return cache, (time.perf_counter() - begin) / max(1, len(store))

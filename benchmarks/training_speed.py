@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.result import Check, Result, Settings, command_of
-from benchmarks.training_case import FILL, SHARES, TrainingCase, fresh, windows_of_a_stage
+from benchmarks.training_case import FILL, SHARES, TrainingCase, fresh, texts_of_a_stage
 from benchmarks.training_memory import training_growth
 from benchmarks.training_ours import Steps
 from benchmarks.training_runs import SIDES, Plan, plan_of
@@ -130,8 +130,8 @@ def _both(plan: Plan, scratch: Path) -> dict[str, Steps]:
 
 
 def _with_filling(result: Result, seconds_a_text: Sequence[float]) -> Result:
-    """The same, with the states of all windows of a stage computed in its first run, and spread over its steps."""
-    texts = len(windows_of_a_stage().texts)
+    """The same, with the states of every text that a stage draws computed once, and spread over its steps."""
+    texts = texts_of_a_stage()
     filling = statistics.median(seconds_a_text) * texts
     added = filling / STAGE_STEPS
     ours = result.ours + added
@@ -146,7 +146,7 @@ def _with_filling(result: Result, seconds_a_text: Sequence[float]) -> Result:
         details={"texts_a_step": (result.details or {})["texts_a_step"], "seconds_to_compute_states": filling},
         note=(
             f"{result.name}: the states below the trained layers lie on the disk before the first step. Computed in the run "
-            f"itself, for {texts} texts as long as these, they take {filling:.1f} s, here spread over the {STAGE_STEPS} steps "
-            "of a stage at most; runs, stages, merges and measurements after it read them."
+            f"itself, for the {texts} texts that a stage of {STAGE_STEPS} steps draws, were they as long as these, they take "
+            f"{filling:.1f} s, here spread over its steps; what comes after it reads them."
         ),
     )

@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 
 from data.training_texts import Item
+from models.packing import packed_rows
 from models.part_cutting import within_budget
 from models.partition import partition
 from models.token_rows import Row, TokenRows
 
 Batching = Literal["sorted", "padded", "packed"]
+PACKED = 1024
+"""Tokens of a row of packed texts: without a kernel for it, attention computes their square."""
 
 
 class Batch(NamedTuple):
     """One rank's share of a batch; tensors that a step needs on its device, counts that it does not."""
 
     parts: list[dict[str, Any]]
-    """Features of texts of like length, each as ``preprocess`` gives them."""
+    """Features of texts of like length, each as ``preprocess`` gives them, or packed."""
     order: Tensor
     """(b,): the place in the parts, laid below each other, of each text."""
     targets: Tensor
@@ -64,9 +67,13 @@ def make_parts(
     Args:
         read: what ``rows`` read.
         rows: pads them.
-        batching: ``sorted``: parts of like length; ``padded``: all together.
+        batching: ``sorted``: parts of like length; ``padded``: all together; ``packed``: end to end, without padding.
         budget: most tokens of a part, padding included; None: no limit.
     """
+    if batching == "packed":
+        most = PACKED if budget is None else min(budget, PACKED)
+        groups = partition([len(row["input_ids"]) for row in read], overhead=PACKED**2, budget=most)
+        return [packed_rows([read[place] for place in part]) for part in groups], [p for part in groups for p in part]
     whole = [list(range(len(read)))]
     cut = whole if batching == "padded" else partition([len(row["input_ids"]) for row in read], budget=budget)
     parts = within_budget([rows.padded([read[place] for place in part]) for part in cut], budget)

@@ -91,16 +91,13 @@ def fit_stage(
         selects=selection is not None,
         texts=stage.data.texts,
     )
-    collate = module.collate
-    if run.prefix is not None:
-        collate = with_states(module.collate, run.prefix, autocast=autocast_of(config))
     data = LabelledDataModule(
         stage.data,
         classes=stage.classes,
         per_class=stage.per_class,
         batches=settings.steps_per_epoch,
         seed=seed,
-        collate=collate,
+        collate=with_states(module.collate, run.prefix, autocast=autocast_of(config)),
         num_workers=config.num_workers,
     )
     run.embedder.train()

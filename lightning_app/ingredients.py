@@ -23,7 +23,9 @@ def ingredients_of(run: Run, base: Path, stages: Sequence[Path], scores: Mapping
     if replicas:
         best = first_best({path.name: scores[path.name] for path in replicas})
         last = next(path for path in replicas if path.name == best)
-        announce(f"replica {best}: taken for the last stage{', by the suite selection' * (run.data.selection is not None)}")
+        announce(
+            f"replica {best}: taken for the last stage{', by the suite selection' * (run.data.selection is not None)}"
+        )
     return Ingredients(
         base=base,
         stages=replicas or stages,

@@ -71,8 +71,8 @@ def shortage(config: TrainConfig, memory: dict[str, int], available: int) -> str
     else:
         ways += ["--lora.quantization nf4"] if config.lora.quantization == "none" else []
         ways += [] if config.gradient_checkpointing else ["--gradient-checkpointing"]
-        ways += [] if config.token_budget else ["--token-budget 4096 (the same loss in parts)"]
         ways.append("smaller batches (--stages.0.classes, --stages.0.texts-per-class)")
+        ways += [] if config.token_budget else ["--token-budget 4096 (the same loss in parts)"]
         spread = config.strategy == "fsdp" or config.lora.quantization != "none"
         ways += [] if spread or config.devices == 1 else ["--strategy fsdp"]
     each = "" if config.devices == 1 else " on each device"

@@ -98,7 +98,9 @@ def merge_run(
     if len(inputs) < 2 and row.of != "last":
         return None
     if not row.searches:
-        return merge_checkpoints(inputs, output, method=row.method, base=base, t=row.t, overwrite=True, complete=complete)
+        return merge_checkpoints(
+            inputs, output, method=row.method, base=base, t=row.t, overwrite=True, complete=complete
+        )
     if selection is None:
         return None
     inputs = [base, *stages] if ingredients.floor > 0 else stages
@@ -120,7 +122,11 @@ def merge_run(
 def note_of(name: str, report: Mapping[str, Any], ingredients: Ingredients) -> str:
     """What the merge did, with the figures that show when an arc did nothing: for the row of the report."""
     row, summary = RUN_MERGES[name], report["summary"]
-    last = f"{ingredients.last.name}, the best replica by the suite selection" if ingredients.replicas else "the last stage"
+    last = (
+        f"{ingredients.last.name}, the best replica by the suite selection"
+        if ingredients.replicas
+        else "the last stage"
+    )
     if ingredients.replicas and ingredients.selection is None:
         last = f"{ingredients.last.name}, the first replica, as no suite was held back to choose by"
     parts = [row.note.format(all="replicas" if ingredients.replicas else "stages", last=last)]

@@ -11,7 +11,6 @@ from sentence_transformers import SentenceTransformer
 from data.training_texts import Item
 from lightning_app.batch import Batch
 from lightning_app.config import TrainConfig
-from lightning_app.module import ContrastiveEmbedder
 from lightning_app.preparation import Run
 from lightning_app.presentation import announce
 from models.prefix_cache import PrefixCache
@@ -59,12 +58,15 @@ def autocast_of(config: TrainConfig) -> torch.dtype | None:
 
 
 def with_states(
-    collate: Callable[[Sequence[Item]], Batch], cache: PrefixCache, *, autocast: torch.dtype | None
+    collate: Callable[[Sequence[Item]], Batch], cache: PrefixCache | None, *, autocast: torch.dtype | None
 ) -> Callable[[Sequence[Item]], Batch]:
     """A ``collate`` whose batches bring their states along, so that a step reads nothing back from its device.
 
-    A text that is met for the first time is computed by the step itself, whose rank keeps it for all.
+    A text that is met for the first time is computed by the step itself, whose rank keeps it for all. Without a cache it is
+    ``collate`` itself.
     """
+    if cache is None:
+        return collate
 
     def collated(items: Sequence[Item]) -> Batch:
         batch = collate(items)
@@ -91,6 +93,8 @@ def _opened(run: Run, embedder: SentenceTransformer, layer: int, folder: Path) -
 def _obstacle(config: TrainConfig) -> str | None:
     if config.strategy == "fsdp" and config.devices > 1:
         return "with --strategy fsdp every device holds a part of each block only"
+    if config.batching == "packed":
+        return "texts are packed"
     if config.precision not in PRECISIONS:
         return f"--precision {config.precision} changes the weights for training"
     return None

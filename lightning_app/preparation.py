@@ -23,9 +23,11 @@ from models.checkpointing import checkpoint_blocks
 from models.embedder import base_folder, check_lengths, encode, load_embedder
 from models.lora import add_lora
 from models.origin import row_of
+from models.packing import packs
 from models.prefix_cache import PrefixCache
 from models.preflight import preflight
 from models.remote_code import find_remote_code
+from models.token_rows import TokenRows
 
 
 @dataclass(kw_only=True)
@@ -65,6 +67,11 @@ def _refuse_own_code(config: TrainConfig, base: Path) -> None:
         )
 
 
+def _local_rank() -> int:
+    """Which device of this machine is this process's: Lightning's and torchrun's variable, or SLURM's."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+
+
 def prepare(config: TrainConfig, data: RunData) -> Run:
     """Load the model, put the adapter on, and prove that it can be trained on these texts; writes nothing."""
     _check_adapting(config)
@@ -87,7 +94,7 @@ def prepare(config: TrainConfig, data: RunData) -> Run:
         row = row or row_of(base)
         warn_of_memory(config, data, folder=base, row=row)
     accelerated = computes_on_gpu(config)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if accelerated else torch.device("cpu")
+    device = torch.device("cuda", _local_rank()) if accelerated else torch.device("cpu")
     # Proofs and preflight compute where the run does. A process that is forked later must not have touched a GPU.
     place = torch.device("cpu") if config.strategy == "ddp_fork" else device
     embedder = load_embedder(name, device=place, **loading_options(config))
@@ -119,8 +126,21 @@ def prepare(config: TrainConfig, data: RunData) -> Run:
         device=device,
         prompt=None if prompt is None else embedder.prompts[prompt],
     )
+    _check_packing(run)
     _preflight(run, data.stages[0])
     return run
+
+
+def _check_packing(run: Run) -> None:
+    """Prove that the model reads packed texts one by one."""
+    if run.config.batching != "packed":
+        return
+    rows = TokenRows(run.embedder, prompt=run.prompt)
+    if not packs(run.embedder, [rows.row(text) for text in run.data.stages[0].data.texts[:3]]):
+        raise ValueError(
+            f"--batching packed: expected a model that reads packed texts one by one (a causal decoder), got {run.config.backbone}, "
+            "whose embeddings change; take --batching sorted"
+        )
 
 
 def _check_adapting(config: TrainConfig) -> None:

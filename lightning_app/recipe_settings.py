@@ -17,7 +17,9 @@ def check_recipe(config: TrainConfig) -> None:
     if not 0 <= config.ema_decay < 1:
         raise ValueError(f"--ema-decay: expected a number in [0, 1), got {config.ema_decay}; 0.98 is the default")
     if config.average != "ema" and config.ema_decay != EMA_DECAY:
-        raise ValueError(f"--ema-decay: expected --average ema beside it, got {config.average}; add it or drop --ema-decay")
+        raise ValueError(
+            f"--ema-decay: expected --average ema beside it, got {config.average}; add it or drop --ema-decay"
+        )
     check_replicas(config)
 
 

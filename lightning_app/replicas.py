@@ -33,7 +33,9 @@ def check_replicas(config: TrainConfig) -> None:
             ("--replica-fraction", config.replica_fraction < 1),
         ):
             if given:
-                raise ValueError(f"{flag}: expected --replicas of 2 or more beside it, got 1; add --replicas or drop it")
+                raise ValueError(
+                    f"{flag}: expected --replicas of 2 or more beside it, got 1; add --replicas or drop it"
+                )
     elif config.cross_fit:
         raise ValueError(
             f"--cross-fit {config.cross_fit}: expected one last stage to fit again, got --replicas {config.replicas}; drop one"

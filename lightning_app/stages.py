@@ -98,9 +98,9 @@ def _check_limits(config: TrainConfig) -> None:
         raise ValueError(
             f"--token-budget: expected at least 1 token, got {config.token_budget}; leave it out for no limit"
         )
-    if config.batching == "packed":
+    if config.batching == "packed" and config.strategy == "fsdp":
         raise ValueError(
-            "--batching: expected sorted or padded, got packed, which no backbone is trained with yet; sorted pads least"
+            "--batching packed: expected a model that is whole on every device, got --strategy fsdp; take sorted or padded"
         )
     for flag, got in (("--temperature", config.temperature), ("--gradient-clip-val", config.gradient_clip_val)):
         if not 0 < got < float("inf"):

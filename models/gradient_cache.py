@@ -14,6 +14,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.packing import MASK, embed_packed
+
 Features = Mapping[str, Any]
 
 
@@ -29,7 +31,7 @@ def embed_parts(
 
     Args:
         embedder: in the mode in which it trains.
-        parts: features as ``preprocess`` gives them.
+        parts: features as ``preprocess`` gives them, or packed (see `packed_rows`).
         recompute: keep the activations of one part at most.
 
     Returns:
@@ -40,6 +42,8 @@ def embed_parts(
     """
 
     def embedded(part: Features) -> Tensor:
+        if MASK in part:
+            return embed_packed(embedder, part)
         return embedder(dict(part))["sentence_embedding"]
 
     again = parts[:-1] if recompute else []

@@ -45,6 +45,16 @@ def packed_rows(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def packed_share(part: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
+    """The texts from ``start`` up to ``end`` of a packed part, packed."""
+    lengths = part[MASK].sum(dim=1).tolist()
+    ends = [sum(lengths[:place]) for place in range(1, len(lengths) + 1)]
+    spans = [slice(ends[place] - lengths[place], ends[place]) for place in range(start, end)]
+    shared = {key: value for key, value in part.items() if key not in (PLACES, MASK, *PER_TOKEN)}
+    own = packed_rows([{"input_ids": part["input_ids"][0, span]} for span in spans])
+    return shared | {key: value.to(part["input_ids"].device) for key, value in own.items()}
+
+
 def embed_packed(embedder: SentenceTransformer, part: Mapping[str, Any]) -> Float[Tensor, "n d"]:
     """Embed a packed part, with gradient: the transformer reads one row, everything behind it reads the texts of it.
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
+from models.packing import MASK, packed_share
+
 Features = dict[str, Any]
 
 
 def part_shape(part: Features) -> tuple[int, int]:
-    """Texts and tokens of the longest, (n, t), of features as ``preprocess`` gives them."""
-    texts, tokens = part["attention_mask"].shape
+    """Texts and tokens of the longest, (n, t), of features as ``preprocess`` gives them, or packed."""
+    texts, tokens = part[MASK if MASK in part else "attention_mask"].shape
     return int(texts), int(tokens)
 
 
@@ -23,8 +25,10 @@ def part_rows(part: Features, start: int, end: int) -> Features:
     """The texts from ``start`` up to ``end``, padded to the longest of them only.
 
     Tensors of n rows are cut; of those, tensors of t columns lose the columns that are padding in every row, on either
-    side. Everything else is as it was.
+    side. Everything else is as it was. Of a packed part the texts stay packed.
     """
+    if MASK in part:
+        return packed_share(part, start, end)
     texts, tokens = part_shape(part)
     columns = part["attention_mask"][start:end].any(dim=0).nonzero().flatten().tolist()
     first, last = columns[0], columns[-1] + 1

@@ -191,24 +191,24 @@ class PrefixCache:
 
     def _groups(self, missing: Mapping[bytes, Row]) -> list[list[bytes]]:
         """Keys of the texts of each pass: one on the CPU; on a GPU up to 16 that are padded to one multiple of 16."""
-        if self.embedder.device.type == "cpu":
+        if self._alone():
             return [[key] for key in missing]
         alike: dict[int, list[bytes]] = {}
         for key, row in missing.items():
-            alike.setdefault(_rounded(len(row["input_ids"])), []).append(key)
+            alike.setdefault(self._rounded(len(row["input_ids"])), []).append(key)
         return [keys[start : start + 16] for _, keys in sorted(alike.items()) for start in range(0, len(keys), 16)]
 
     def _computed(self, rows: Sequence[Row]) -> list[Tensor]:
         """States of a group, (t, w) each on the CPU."""
         device = self.embedder.device
         lengths = [len(row["input_ids"]) for row in rows]
-        if device.type == "cpu":
+        if self._alone():
             features = {name: value[None] for name, value in rows[0].items()}
             features["attention_mask"] = torch.ones(1, lengths[0], dtype=torch.long)
         else:
             # always of one shape, so that no row's numbers depend on how many were missing
             filled = [*rows, *[rows[0]] * (16 - len(rows))]
-            shape = (16, _rounded(max(lengths)))
+            shape = (16, self._rounded(max(lengths)))
             features = {name: torch.zeros(shape, dtype=torch.long) for name in (*rows[0], "attention_mask")}
             for line, row in enumerate(filled):
                 for name, value in row.items():
@@ -216,6 +216,15 @@ class PrefixCache:
                 features["attention_mask"][line, : len(row["input_ids"])] = 1
         states = self._pass.capture({name: value.to(device) for name, value in features.items()}).cpu()
         return [states[line, :length].clone() for line, length in enumerate(lengths)]
+
+    def _alone(self) -> bool:
+        return self.embedder.device.type == "cpu"
+
+    def _rounded(self, tokens: int) -> int:
+        """Up to a multiple of 16 or the most that the model reads, whose positions may end there."""
+        most = self.embedder.max_seq_length
+        rounded = -(-tokens // 16) * 16
+        return rounded if most is None else max(tokens, min(rounded, most))
 
     def _precision(self) -> str:
         device = self.embedder.device.type
@@ -259,7 +268,3 @@ def _key(row: Row, precision: str) -> bytes:
         digest.update(name.encode())
         digest.update(value.to(torch.long).contiguous().numpy().tobytes())
     return digest.digest()
-
-
-def _rounded(tokens: int) -> int:
-    return -(-tokens // 16) * 16

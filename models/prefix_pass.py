@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
@@ -80,15 +81,14 @@ def describe_prefix(embedder: SentenceTransformer, layer: int) -> dict[str, Any]
         ['attention', 'config', 'device', 'layer', 'model', 'torch', 'weights']
     """
     model = transformer_of(embedder)
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    assert isinstance(inner, nn.Module)
-    name, stack = block_stack(inner)
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    name, _ = block_stack(inner)
     digest = hashlib.sha256()
     for key, tensor in inner.state_dict().items():
         place = key.removeprefix(f"{name}.").partition(".")[0] if key.startswith(f"{name}.") else ""
         if isinstance(tensor, Tensor) and (not place or int(place) < layer):
             digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     config: Any = inner.config
     settings = {key: value for key, value in config.to_dict().items() if key not in NO_PART_OF_IT}
     return {
@@ -173,7 +173,7 @@ def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """In the block each module has another ``forward``; what it had of its own (such as accelerate's) comes back."""
     before = {module: module.__dict__.get("forward") for module in forwards}
     for module, forward in forwards.items():
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
     try:
         yield
     finally:
@@ -181,7 +181,7 @@ def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
             if own is None:
                 module.__dict__.pop("forward", None)
             else:
-                module.forward = own  # type: ignore[method-assign]
+                module.forward = own
 
 
 def _states(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

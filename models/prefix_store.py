@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
@@ -101,7 +102,7 @@ class FileStore:
     Args:
         folder: made when the first row is kept; the folder that holds it must be there by then.
         about: whose states these are, as JSON has it; files of other states lie beside them and are not read.
-        rank: of the process, for the name of its file.
+        rank: of the process, for the name of its file, as long as torch's own process group does not tell it.
 
     Example:
         >>> import tempfile
@@ -169,7 +170,7 @@ class FileStore:
         tokens, width = states.shape
         head = _RECORD.pack(_ROW, key, DTYPES.index(states.dtype), tokens, width, zlib.crc32(payload), 0)
         head = head[:-4] + struct.pack("<I", zlib.crc32(head[:-4]))
-        file = self.folder / f"{self._name}-{self.rank}.states"
+        file = self.folder / f"{self._name}-{_rank(self.rank)}.states"
         try:
             self.folder.mkdir(exist_ok=True)
             if file.exists() and file.stat().st_size != self._ends.get(file):
@@ -222,6 +223,11 @@ class FileStore:
                 return None
             self._maps[file] = found
         return found
+
+
+def _rank(own: int) -> int:
+    """Of this process among those that train together: one that was forked has its parent's store."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else own
 
 
 def _aligned(count: int) -> int:

@@ -12,7 +12,16 @@ from benchmarks import training_speed
 from benchmarks.__main__ import main
 from benchmarks.readme import page
 from benchmarks.result import Settings, read_results
-from benchmarks.training_case import LABELS, SHARES, TrainingCase, check_fill, fresh, uneven_texts
+from benchmarks.training_case import (
+    LABELS,
+    SHARES,
+    TrainingCase,
+    check_fill,
+    fresh,
+    texts_of_a_stage,
+    uneven_texts,
+    windows_of_a_stage,
+)
 from benchmarks.training_ours import Steps
 from benchmarks.training_runs import SIDES, Plan, plan_of
 from data.training_texts import TrainingTexts
@@ -100,9 +109,7 @@ def test_a_step_is_counted_from_the_end_of_the_one_before() -> None:
 
 
 def test_the_part_compares_times_and_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        training_speed, "windows_of_a_stage", lambda: TrainingTexts(texts=["1"] * 7, labels=[], blocks=[])
-    )
+    monkeypatch.setattr(training_speed, "texts_of_a_stage", lambda: 7)
     (tmp_path / "scratch").mkdir()
     assert main(["training", "--quick", "--output", str(tmp_path), "--scratch", str(tmp_path / "scratch")]) == 0
     everywhere, top, filling = read_results(tmp_path / "results.json")
@@ -121,8 +128,13 @@ def test_the_part_compares_times_and_losses(tmp_path: Path, monkeypatch: pytest.
     assert filling.ratio > top.ratio
     section = (tmp_path / "README.md").read_text().partition("## Training against")[2].partition("\n## ")[0]
     assert all(f"| {each.name} | 48 |" in section for each in (everywhere, top, filling))
-    assert "for 7 texts as long as these" in section
+    assert "for the 7 texts that a stage of 90 steps draws" in section
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_stage_draws_fewer_texts_than_it_has_and_than_its_batches_hold() -> None:
+    drawn = texts_of_a_stage()
+    assert 90 * 48 * 0.7 < drawn < 90 * 48 < len(windows_of_a_stage().texts)
 
 
 def test_losses_that_differ_miss_the_goal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

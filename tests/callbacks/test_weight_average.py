@@ -9,13 +9,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from callbacks.weight_average import Returned, WeightAverage
-from lightning_app.module import ContrastiveEmbedder
 
 
 def trainable(module):
-    return {
-        name: weight.detach().clone() for name, weight in module.named_parameters() if weight.requires_grad
-    }
+    return {name: weight.detach().clone() for name, weight in module.named_parameters() if weight.requires_grad}
 
 
 class Steps(Callback):
@@ -185,13 +182,10 @@ def test_all_weights_in_bfloat16_are_averaged_in_float32():
         assert torch.equal(dict(module.named_parameters())[name], last)
 
 
-def test_a_batch_without_a_step_is_not_counted(fit, monkeypatch):
-    average, original = WeightAverage("ema", total_steps=4), ContrastiveEmbedder.training_step
-    monkeypatch.setattr(
-        ContrastiveEmbedder, "training_step", lambda self, batch, i: None if i == 1 else original(self, batch, i)
-    )
-    fit(steps=4, callbacks=[average, Returned(average)])
-    assert average.count == 3
+def test_a_batch_without_a_step_is_not_counted(fit):
+    average = WeightAverage("ema", total_steps=4)
+    fit(steps=4, callbacks=[average, Returned(average)], accumulate_grad_batches=2)
+    assert average.count == 2
 
 
 def test_a_failure_while_measuring_leaves_the_weights_that_are_trained(fit):

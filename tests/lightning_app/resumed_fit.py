@@ -117,7 +117,9 @@ def train_case(case: Case, *, resume: bool) -> None:
     torch.manual_seed(0)
     embedder = load_embedder(case.base)
     add_lora(embedder, r=2, alpha=4, dropout=case.dropout, targets=["q_proj", "v_proj"])
-    module = ContrastiveEmbedder(embedder, learning_rate=case.learning_rate, total_steps=case.epochs * BATCHES, seed=case.seed)
+    module = ContrastiveEmbedder(
+        embedder, learning_rate=case.learning_rate, total_steps=case.epochs * BATCHES, seed=case.seed
+    )
     texts = short_texts()
     module.tokenise(texts.texts)
     config = TrainConfig(

@@ -13,6 +13,8 @@ from tests.lightning_app.one_step import assert_alike, build_module, some_weight
 
 WAYS = {
     "padded": {"batching": "padded"},
+    "packed": {"batching": "packed"},
+    "packed, budget": {"batching": "packed", "token_budget": 60},
     "sorted": {},
     "budget": {"token_budget": 64},
     "blocks": {"checkpointing": True},

@@ -62,15 +62,16 @@ def test_a_step_is_made_again_in_smaller_parts(fails, num_workers, tiny_folder, 
 
 
 def test_dropout_is_drawn_as_by_a_run_that_knew_the_budget(tiny_folder, weights, tmp_path):
-    module = build_module(tiny_folder, dropout=0.3)
+    how = {"dropout": 0.3, "batching": "padded"}
+    module = build_module(tiny_folder, **how)
     on_outputs(module, backward_fails(100, []))
-    found = steps(module, tmp_path / "found", weights[1:])
-    known = build_module(tiny_folder, dropout=0.3, token_budget=module.budget.tokens)
-    expected = steps(known, tmp_path / "known", weights[1:])
-    plain = steps(build_module(tiny_folder, dropout=0.3), tmp_path / "plain", weights[1:])
-    # The first step's parts were cut from larger ones, those of the second by the budget.
-    assert all(torch.equal(found[1][name], each) for name, each in expected[1].items())
-    assert not torch.equal(found[1]["loss"], plain[1]["loss"])
+    found = steps(module, tmp_path / "found", weights)
+    known = build_module(tiny_folder, token_budget=module.budget.tokens, **how)
+    expected = steps(known, tmp_path / "known", weights)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(ours[name], each) for name, each in theirs.items())
+    plain = steps(build_module(tiny_folder, **how), tmp_path / "plain", weights)
+    assert not torch.equal(found[1]["loss"], plain[1]["loss"]), "without dropout nothing would be shown"
 
 
 def test_no_memory_for_a_single_text_ends_in_one_line(tiny_folder, weights, tmp_path):

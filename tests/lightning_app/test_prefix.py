@@ -156,6 +156,10 @@ def test_a_merge_reads_the_states_of_the_run(base: Path, tmp_path: Path) -> None
         ({"adapt_top": None}, None),
         ({"prefix_cache": False}, None),
         ({"adapt_top": 3}, None),
+        (
+            {"strategy": "fsdp", "devices": 2},
+            "prefix cache: not used, with --strategy fsdp every device holds a part of each block only",
+        ),
         ({"precision": "bf16-true"}, "prefix cache: not used, --precision bf16-true changes the weights for training"),
     ],
 )

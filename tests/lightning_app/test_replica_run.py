@@ -39,6 +39,7 @@ SETTINGS: dict[str, Any] = {
     "replicas": 3,
     "replica_learning_rates": (1e-2, 3e-2),
     "replica_fraction": 0.5,
+    "merges": ("soup", "slerp", "search"),
 }
 REPLICAS = ("2-six-1", "2-six-2", "2-six-3")
 SMALL, BROAD = part_of(selection_suite(), 12), part_of(broad_suite(), 20)
@@ -54,6 +55,7 @@ def small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lightning_app.run, "broad_suite", lambda: BROAD)
     patch.setattr(lightning_app.run, "ProjectionPlot", lambda *_, **__: Callback())
     patch.setattr(lightning_app.run, "_measures", measures)
+    patch.setattr(lightning_app.run, "write_all", lambda *_, **__: None)
     patch.setattr(merges, "EVALUATIONS", 6)
     patch.setattr(stages, "selection_suite", lambda: SMALL)
     patch.setattr(preparation, "check_lengths", lambda *_, **__: None)
@@ -66,9 +68,7 @@ def _small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tiny_folder, tmp_path_factory):
-    config = TrainConfig(
-        backbone=str(tiny_folder), output=str(tmp_path_factory.mktemp("replicas") / "run"), **SETTINGS
-    )
+    config = TrainConfig(backbone=str(tiny_folder), output=str(tmp_path_factory.mktemp("replicas") / "run"), **SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         small(patch)
         rows = train(config)["rows"]
@@ -95,8 +95,8 @@ def test_every_replica_is_a_stage_of_its_own(finished):
 
 def test_rows_follow_the_schema_and_say_what_sets_replicas_apart(finished):
     names = [row["name"] for row in finished.rows]
-    assert names == ["base", "1-first", *REPLICAS, "soup", "karcher", "slerp", "linear", "search"]
-    validate_report(read_json(finished.folder / "report.json"))
+    assert names == ["base", "1-first", *REPLICAS, "soup", "slerp", "search"]
+    validate_report({"rows": finished.rows, "context": {}})
     row = finished.rows[names.index("2-six-2")]
     assert (row["family"], row["note"].split(", ")[:2]) == ("lora", ["replica 2 of 3", "learning rate 0.03"])
     assert "texts" not in (finished.rows[1].get("note") or "")
@@ -131,11 +131,10 @@ def test_the_end_of_the_arc_is_the_best_replica_by_the_selection_suite(finished,
         name: silhouette_score(embedded(finished, tiny_folder, name, SMALL.texts), SMALL.labels) for name in REPLICAS
     }
     best = max(scores, key=scores.__getitem__)
-    for name in ("slerp", "linear"):
-        inputs = read_json(finished.folder / "merged" / name / "merge.json")["inputs"]
-        assert Path(inputs[1]["path"]).name == best
-        row = next(row for row in finished.rows if row["name"] == name)
-        assert f"{best}, the best replica by the suite selection" in row["note"]
+    inputs = read_json(finished.folder / "merged" / "slerp" / "merge.json")["inputs"]
+    assert Path(inputs[1]["path"]).name == best
+    row = next(row for row in finished.rows if row["name"] == "slerp")
+    assert f"{best}, the best replica by the suite selection" in row["note"]
 
 
 def test_the_search_chooses_and_keeps_by_the_selection_suite_only(finished):
@@ -155,15 +154,16 @@ def test_the_search_chooses_and_keeps_by_the_selection_suite_only(finished):
 
 def test_the_cards_tell_of_their_own_replica_only(finished):
     card = (finished.folder / "stages" / "2-six-2" / "README.md").read_text()
-    assert "1-first" in card and "2-six-2" in card
+    assert "1-first" in card
+    assert "2-six-2" in card
     assert "2-six-1" not in card
     assert all(name in (finished.folder / "merged" / "soup" / "README.md").read_text() for name in REPLICAS)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_within_a_replica_goes_on_there(finished, tiny_folder, tmp_path, monkeypatch):
     """The first replica is taken from its folder, the second from its state after the first epoch."""
     config = TrainConfig(**{**finished.config.__dict__, "output": str(tmp_path / "run"), "merges": ()})
-    monkeypatch.setattr(lightning_app.run, "write_all", lambda *_, **__: None)
     began, original = [], fitting.ClusteringMetrics.on_train_epoch_end
 
     def ends(self, trainer, pl_module):

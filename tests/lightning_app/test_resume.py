@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from storage.json_file import read_json
-from tests.lightning_app.resumed_fit import BATCHES, NAME, Case, check_equal, curves, interrupted, metrics, run_case, said
+from tests.lightning_app.resumed_fit import (
+    BATCHES,
+    NAME,
+    Case,
+    check_equal,
+    curves,
+    interrupted,
+    metrics,
+    run_case,
+    said,
+)
 
 STOPPED = {"mid-epoch": 3, "epoch end": 4, "second epoch": 6}
 """Steps after which a signal comes."""
@@ -51,7 +61,7 @@ QUICK = [
     (0.1, 0, 0, "mid-epoch", 1, "batch"),
     (0.1, 0, 0, "second epoch", 1, "SIGINT"),
     (0.1, 1, 2, "mid-epoch", 1, "SIGTERM"),
-    (0.1, 1, 2, "second epoch", 1, "batch"),
+    pytest.param(0.1, 1, 2, "second epoch", 1, "batch", marks=pytest.mark.slow),
     (0.1, 0, 0, "mid-epoch", 2, "SIGTERM"),
     (0.1, 0, 0, "mid-epoch", 2, "batch"),
 ]
@@ -59,23 +69,17 @@ ALL = list(itertools.product((0.0, 0.1), (0, 1), (0, 2), ("mid-epoch", "epoch en
 
 
 @pytest.mark.parametrize(("dropout", "seed", "workers", "place", "ranks", "how"), QUICK)
-def test_a_stopped_fit_ends_as_one_left_alone(
-    whole, tiny_folder, tmp_path, dropout, seed, workers, place, ranks, how
-):
-    check(
-        whole, tiny_folder, tmp_path, how=how, place=place, dropout=dropout, seed=seed, workers=workers, ranks=ranks
-    )
+def test_a_stopped_fit_ends_as_one_left_alone(whole, tiny_folder, tmp_path, dropout, seed, workers, place, ranks, how):
+    check(whole, tiny_folder, tmp_path, how=how, place=place, dropout=dropout, seed=seed, workers=workers, ranks=ranks)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dropout", "seed", "workers", "place", "ranks", "how"), ALL)
 def test_the_whole_matrix(whole, tiny_folder, tmp_path, dropout, seed, workers, place, ranks, how):
-    check(
-        whole, tiny_folder, tmp_path, how=how, place=place, dropout=dropout, seed=seed, workers=workers, ranks=ranks
-    )
+    check(whole, tiny_folder, tmp_path, how=how, place=place, dropout=dropout, seed=seed, workers=workers, ranks=ranks)
 
 
-@pytest.mark.parametrize("hook", ["epoch", "next epoch", "end"])
+@pytest.mark.parametrize("hook", ["epoch", pytest.param("next epoch", marks=pytest.mark.slow), "end"])
 def test_a_fit_that_is_killed_between_epochs_or_after_the_last_one_ends_alike(whole, tiny_folder, tmp_path, hook):
     """Killed after the last epoch's state was saved, a fit has still to keep its best weights."""
     steps = 2 * BATCHES if hook == "end" else BATCHES
@@ -84,7 +88,7 @@ def test_a_fit_that_is_killed_between_epochs_or_after_the_last_one_ends_alike(wh
     assert [step for step, _ in curves(tmp_path)["selection/silhouette_true"]] == [3, 7]
 
 
-@pytest.mark.parametrize(("how", "code"), [("SIGTERM", 143), ("end", -9)])
+@pytest.mark.parametrize(("how", "code"), [("SIGTERM", 143), pytest.param("end", -9, marks=pytest.mark.slow)])
 def test_an_early_stop_is_not_forgotten(whole, tiny_folder, tmp_path, how, code):
     """Without a learning rate the second epoch is no better than the first, and a patience of 0 ends the fit there."""
     settings = {"patience": 0, "epochs": 4, "learning_rate": 0.0}
@@ -93,7 +97,7 @@ def test_an_early_stop_is_not_forgotten(whole, tiny_folder, tmp_path, how, code)
     check_equal(interrupted(case, expected=code), whole(**settings))
 
 
-@pytest.mark.parametrize("after", [3, 4])
+@pytest.mark.parametrize("after", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_a_limit_of_steps_is_one_over_all_processes(whole, tiny_folder, tmp_path, after):
     """Lightning takes counters of the last epoch for those of the next when steps are limited."""
     case = Case(base=tiny_folder, folder=tmp_path, max_steps=6, ends_after=after)
@@ -121,9 +125,7 @@ def test_a_signal_is_answered_in_one_line(tiny_folder, tmp_path):
     assert "Traceback" not in said(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "whom", [{"to": 1}, pytest.param({"to_parent": True}, id="parent")], ids=["rank 1", None]
-)
+@pytest.mark.parametrize("whom", [{"to": 1}, pytest.param({"to_parent": True}, id="parent")], ids=["rank 1", None])
 def test_ranks_stop_after_the_same_batch_whoever_received_the_signal(whole, tiny_folder, tmp_path, whom):
     """After step 1 of ranks that agree every second step."""
     case = Case(base=tiny_folder, folder=tmp_path, ranks=2, ends_after=1, **whom)

@@ -48,6 +48,7 @@ def finished(tiny_folder, tmp_path_factory):
         stages=STAGES,
         lora=LoraConfig(r=4, alpha=8),
         output=str(tmp_path_factory.mktemp("runs") / "main"),
+        log_every_n_steps=1,
     )
     embeddings, measure = {}, lightning_app.run.measure
 

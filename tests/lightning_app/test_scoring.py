@@ -15,6 +15,7 @@ from lightning_app import scoring
 from lightning_app.scoring import make_scorer
 from models.embedder import encode, load_embedder
 from storage.tensor_file import read_tensors, write_tensors
+from tests.lightning_app.conftest import part_of
 
 
 def debiased_cka_by_loops(x, y):
@@ -105,7 +106,7 @@ def test_candidates_without_a_causal_mask_are_embedded_without_it(tiny_folder, s
 
 def test_suites_of_a_run_take_the_place_of_the_built_in_ones(tiny_folder, small_suites):
     """Retention on the suite that separation is measured on: nothing that is reported is embedded."""
-    own = small_suites[1]
+    own = part_of(selection_suite(), 12)
     tensors = read_tensors(tiny_folder / "model.safetensors")
     separation, retention = make_scorer(tiny_folder, separation=own, retention=own)(tensors)
     wanted = sklearn_silhouette(encode(load_embedder(tiny_folder), own.texts).numpy(), own.labels)

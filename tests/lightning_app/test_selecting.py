@@ -37,7 +37,7 @@ def test_the_score_is_the_silhouette_while_enough_is_kept():
     kept = debiased_cka(MOVED, BASE)
     assert 0 < kept < 1
     wanted = silhouette_score(MOVED.numpy(), LABELS)
-    assert selection_score(run, floor=0) == pytest.approx(wanted, abs=1e-6)
+    assert selection_score(run, floor=0.0) == pytest.approx(wanted, abs=1e-6)
     assert selection_score(run, floor=kept - 1e-6) == pytest.approx(wanted, abs=1e-6)
     assert selection_score(run, floor=kept + 1e-6) == pytest.approx(kept - 4, abs=1e-9)
 

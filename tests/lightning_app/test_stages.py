@@ -76,7 +76,10 @@ def test_families_keep_their_order_and_are_taken_once() -> None:
         (one(learning_rate=float("nan")), r"--stages\.0\.learning-rate: expected a positive number, got nan"),
         (TrainConfig(devices=0), "--devices: expected at least 1, got 0"),
         (TrainConfig(token_budget=0), "--token-budget: expected at least 1 token, got 0"),
-        (TrainConfig(batching="packed"), "--batching: expected sorted or padded, got packed"),
+        (
+            TrainConfig(batching="packed", strategy="fsdp"),
+            "--batching packed: expected a model that is whole on every device",
+        ),
         (TrainConfig(devices=5), r"--devices 5: expected a divisor of the batch of stage broad, got 12 x 4 = 48 texts"),
         (TrainConfig(eval_data="e.csv"), "--eval-data: expected --data beside it, got none"),
     ],

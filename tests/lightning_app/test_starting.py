@@ -15,13 +15,12 @@ from lightning_app.changes import Change
 from lightning_app.checkpoint_io import SafetensorsIO
 from lightning_app.command_line import FAILED, main
 from lightning_app.config import LoraConfig, StageConfig, TrainConfig
-from lightning_app.fingerprints import fingerprint_backbone
+from lightning_app.fingerprints import fingerprint_backbone, fingerprint_data
 from lightning_app.run import train
 from lightning_app.starting import first_longer
 from storage.json_file import read_json, write_json
 from storage.tensor_file import read_tensors, write_tensors
-
-FAMILIES = ("squares", "multiples_of_3")
+from tests.conftest import short_texts
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +28,13 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     """A run of one stage of two epochs of two steps, ended after the first; next to nothing is measured."""
     folder = tmp_path_factory.mktemp("finished")
     shutil.copytree(tiny_folder, folder / "base")
-    stage = StageConfig(name="one", families=FAMILIES, epochs=2, steps_per_epoch=2, classes=2, texts_per_class=4)
+    data = folder / "data.jsonl"
+    texts = short_texts()
+    rows = [{"text": text, "label": str(label)} for text, label in zip(texts.texts, texts.labels, strict=True)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    stage = StageConfig(name="one", epochs=2, steps_per_epoch=2, classes=2, texts_per_class=4)
     config = TrainConfig(
+        data=str(data),
         backbone=str(folder / "base"),
         stages=(stage,),
         lora=LoraConfig(r=2, alpha=4, dropout=0.0),
@@ -107,7 +111,7 @@ def test_the_state_of_a_run_is_small_and_holds_no_pickle(config: TrainConfig) ->
 def test_another_backbone_under_the_same_name_is_seen(config: TrainConfig) -> None:
     folder = Path(config.output)
     told = read_json(folder / "inputs.json")
-    assert told == {**fingerprint_backbone(config), "changes": []}
+    assert told == {**fingerprint_data(config), **fingerprint_backbone(config), "changes": []}
     write_json(folder / "inputs.json", told | {"backbone": told["backbone"] | {"files": "0" * 64}})
     with pytest.raises(ValueError, match=r"got others \(backbone\.files: .* before, .* now\)") as error:
         train(replace(config, resume=True))

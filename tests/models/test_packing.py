@@ -6,7 +6,7 @@ import torch
 from models.backbones import BACKBONES
 from models.embedder import load_embedder
 from models.lora import add_lora
-from models.packing import embed_packed, packed_rows, packs
+from models.packing import embed_packed, packed_rows, packed_share, packs
 from models.token_rows import TokenRows
 from tests.models.hub_folders import NAMES, write_hub_folder
 
@@ -49,3 +49,12 @@ def test_nothing_is_padded(tiny_folder):
     assert part["input_ids"].shape == (1, sum(len(row["input_ids"]) for row in read))
     assert part["input_ids"][0, part["packed_places"][1][part["packed_mask"][1].bool()]].equal(read[1]["input_ids"])
     assert "attention_mask" not in part
+
+
+def test_a_share_of_a_part_is_what_packing_its_texts_gives(tiny_folder):
+    rows = TokenRows(load_embedder(tiny_folder))
+    read = [rows.row(text) for text in TEXTS]
+    shared, alone = packed_share(packed_rows(read), 1, 3), packed_rows(read[1:3])
+    assert shared.keys() == alone.keys()
+    for key, value in alone.items():
+        assert torch.equal(shared[key], value) if isinstance(value, torch.Tensor) else shared[key] == value

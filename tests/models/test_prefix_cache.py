@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -325,3 +327,48 @@ def test_an_error_inside_a_pass_leaves_the_blocks_as_they_were(llm: SentenceTran
         assert not any("forward" in vars(block) for block in stack)
     assert not embedder[0]._forward_pre_hooks
     assert not stack[2]._forward_pre_hooks
+
+
+def test_a_full_disk_is_told_once_and_new_texts_are_computed_whole(
+    llm: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = adapted(llm, targets=["q_proj"])
+    wanted = encode(embedder, TEXTS)
+    store = FileStore(tmp_path / "prefix", {})
+    told: list[str] = []
+    counts = count_passes(embedder)
+    with PrefixCache(embedder, 2, store, say=told.append).installed():
+        encode(embedder, TEXTS[:2])
+        keep = FileStore.put
+
+        def full(self: FileStore, key: bytes, states: torch.Tensor) -> bool:
+            self.failure = OSError(errno.ENOSPC, "No space left on device")
+            return False
+
+        monkeypatch.setattr(FileStore, "put", full)
+        for _ in range(2):
+            torch.testing.assert_close(encode(embedder, TEXTS), wanted, rtol=0, atol=1e-6)
+        monkeypatch.setattr(FileStore, "put", keep)
+        before = list(counts)
+        torch.testing.assert_close(encode(embedder, TEXTS[:2]), wanted[:2], rtol=0, atol=1e-6)
+    assert [after - earlier for after, earlier in zip(counts, before, strict=True)] == [0, 0, 1]
+    assert told == [
+        "prefix cache: no more states are kept, texts without are computed whole: [Errno 28] No space left on device"
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_passes_of_one_shape_as_on_a_gpu(
+    name: str, bases: dict[str, SentenceTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrefixCache, "_alone", lambda self: False)
+    embedder = adapted(bases[name], name).eval()
+    embedder.max_seq_length = 90
+    longest = "7" * 100
+    features = embedder.preprocess([*TEXTS, longest])
+    assert features["input_ids"].shape[1] == 90
+    with torch.no_grad():
+        wanted = embedder(dict(features))["sentence_embedding"]
+    with PrefixCache(embedder, 1, MemoryStore()).installed(), torch.no_grad():
+        found = embedder(dict(features))["sentence_embedding"]
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
