@@ -1,8 +1,8 @@
 """By how much a process grows at most while it trains some steps, apart from the model and the libraries.
 
-    python -m benchmarks.training_memory ours decoder-16 96 8 3
+    python -m benchmarks.training_memory ours decoder-16 96 8 2 1
 
-prints the bytes and the seconds: the side, the model, tokens of the longest text, texts a label and steps.  Each is measured
+prints the bytes and the seconds: the side, the model, tokens of the longest text, texts a label, steps and threads.  Each is measured
 in a process of its own, after a tiny model has been trained in it, so that what imports took once is not counted.
 """
 

@@ -14,7 +14,7 @@ from callbacks.stage_checkpoint import StageCheckpoint
 from data.sampler import LabelBatchSampler
 from lightning_app.command_line import main
 from lightning_app.config import LoraConfig, StageConfig, TrainConfig
-from lightning_app.merges import merge_run
+from lightning_app.merges import Ingredients, merge_run
 from lightning_app.stages import read_run_data
 from lightning_app.train_plan import plan_run
 from models.embedder import load_embedder
@@ -71,7 +71,7 @@ def test_parameters_and_files_are_those_of_the_model(config, tiny_folder, tmp_pa
     written = sum((stage / "adapter_model.safetensors").stat().st_size for stage in stages)
     assert plan["disk"]["stages"] == pytest.approx(written, rel=0.05)
     assert set(plan["disk"]["merges"]) == {"soup", "karcher", "slerp", "linear"}
-    merge_run("soup", base=tiny_folder, stages=stages, output=tmp_path / "soup")
+    merge_run("soup", Ingredients(base=tiny_folder, stages=stages, last=stages[-1]), tmp_path / "soup")
     merged = sum(
         path.stat().st_size
         for path in (tmp_path / "soup").rglob("*")
