@@ -12,6 +12,9 @@ SHOWN, NAMED, LENGTH = 6, 64, 24
 class NonFiniteLoss(RuntimeError):  # noqa: N818  (the field says "non-finite loss")
     """A loss, gradient, weight or embedding is NaN or infinite; the message says where, and what is kept."""
 
+    explained = True
+    """The message says all that a user can act on; a command prints no traceback."""
+
 
 def named_items(items: Sequence[tuple[int, int]], texts: Sequence[str]) -> str:
     """A batch in one line: ``place/label`` of each item, and how the texts of the first ones begin.

@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_
 import tyro
 
 from lightning_app.stop_signal import Stopped
-from storage.disk_space import DiskFull
 from storage.json_file import read_json
 from storage.yaml_file import read_yaml
 
@@ -70,7 +69,7 @@ def main(
         print("interrupted", file=sys.stderr)
         return INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else TERMINATED
     except (RuntimeError, OSError, ArithmeticError, MemoryError) as error:
-        if not isinstance(error, DiskFull):  # which says it all
+        if not getattr(error, "explained", False):  # else its one line says it all
             traceback.print_exc()
         print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
@@ -102,6 +101,12 @@ def _quiet_imports() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # lightning 2.6 calls torch's pytree by its old name in every batch transfer
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # every rank logs the same value of what all have measured together
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    # lightning and torch 2.13 gather by functions that have new names
+    warnings.filterwarnings(
+        "ignore", message=".*(all_gather|reduce_scatter|all_gather_into_tensor)[a-z_]* is deprecated.*"
+    )
     # tokenizers warn of a fork after use; data loading here forks nothing
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

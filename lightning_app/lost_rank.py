@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,6 +21,9 @@ LINGER = 1.0
 
 class LostRank(RuntimeError):  # noqa: N818  (what happened, not what was wrong with the code)
     """A rank did not answer, or ended with an error of its own; the message names it."""
+
+    explained = True
+    """The message says all that a user can act on; a command prints no traceback."""
 
 
 class RollCall(Callback):
@@ -76,6 +80,12 @@ class RollCall(Callback):
             if self._found is not None:
                 raise LostRank(self._found) from error
             raise
+
+
+def roll_call_of(trainer: Trainer) -> RollCall:
+    """The one among the Trainer's callbacks, or one that knows of nothing."""
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])
+    return next((each for each in callbacks if isinstance(each, RollCall)), RollCall("none"))
 
 
 def roll_call(

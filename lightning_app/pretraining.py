@@ -22,7 +22,7 @@ from torch import Tensor
 from data.rules import draw_texts
 from data.suites import Suite, selection_suite
 from evaluation.clustering import silhouette_score
-from lightning_app.config import PretrainConfig
+from lightning_app.pretrain_config import PretrainConfig
 from models.adapter import transformer_of
 from models.embedder import load_embedder
 from models.quiet import quiet_loading

@@ -8,6 +8,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from callbacks.resume_state import KEY, cut_events
 from lightning_app.checkpoint_io import find_state
+from lightning_app.lost_rank import roll_call_of
 from lightning_app.stop_signal import EXIT_CODES, SIGNALS, Stopped
 
 
@@ -22,6 +23,7 @@ def fit(
         resume: Whether to go on from it; what was logged after it was saved is cut off.
 
     Raises:
+        LostRank: another rank is gone or has failed.
         Stopped: a signal has come; the state is saved, or the fit was over already.
     """
     found = resume and find_state(state) is not None
@@ -32,7 +34,8 @@ def fit(
     forks = isinstance(launcher, _MultiProcessingLauncher)
     with SIGNALS.deferred(launcher, forwards=forks):
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=str(state) if found else None)
+            with roll_call_of(trainer).named():
+                trainer.fit(module, datamodule=data, ckpt_path=str(state) if found else None)
         except ProcessExitedException as ended:
             # a forked rank that was stopped has said so itself
             by_code = {code: signum for signum, code in EXIT_CODES.items()}

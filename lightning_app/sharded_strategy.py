@@ -6,10 +6,12 @@ from typing import Any
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from lightning_app.launching import RankLauncher
 from models.sharding import own_rows, whole_tensor
 
 
@@ -24,6 +26,12 @@ class ShardedStrategy(ModelParallelStrategy):
         >>> ShardedStrategy(data_parallel_size=2, tensor_parallel_size=1).lightning_restore_optimizer
         True
     """
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if isinstance(self._launcher, _SubprocessScriptLauncher):
+            assert self.cluster_environment is not None
+            self._launcher = RankLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     @property
     def lightning_restore_optimizer(self) -> bool:

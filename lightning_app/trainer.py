@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from callbacks.finite_guard import FiniteGuard
 from callbacks.resume_state import ResumeState
@@ -18,6 +19,8 @@ from callbacks.step_log import StepLog
 from callbacks.throughput import Throughput
 from lightning_app.checkpoint_io import SafetensorsIO
 from lightning_app.config import StageConfig, TrainConfig
+from lightning_app.launching import RankLauncher
+from lightning_app.lost_rank import RollCall
 from lightning_app.resumable_loops import make_resumable
 from lightning_app.sharded_strategy import ShardedStrategy
 
@@ -87,7 +90,9 @@ def build_trainer(
         throughput,
         StepLog(every),
     ]
-    state = ResumeState(folder / "resume" / name, every_n_train_steps=config.every_n_train_steps)
+    where = folder / "resume" / name
+    kept = f"the last state in {where} is kept"
+    state = ResumeState(where, every_n_train_steps=config.every_n_train_steps)
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -97,7 +102,7 @@ def build_trainer(
         max_epochs=stage.epochs,
         max_steps=config.max_steps,
         gradient_clip_val=config.gradient_clip_val,
-        callbacks=[*watching, ProgressBar(every), *callbacks, *stopping, state],
+        callbacks=[RollCall(name, kept=kept), *watching, ProgressBar(every), *callbacks, *stopping, state],
         logger=TensorBoardLogger(folder, name="tensorboard", version=name),
         plugins=[SafetensorsIO()],
         # not None, which would leave what another Trainer has set
@@ -114,6 +119,16 @@ def build_trainer(
     return trainer
 
 
+class WatchedDDP(DDPStrategy):
+    """DDP whose ranks on this machine are started by a launcher that says which one is gone."""
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if isinstance(self._launcher, _SubprocessScriptLauncher):
+            assert self.cluster_environment is not None
+            self._launcher = RankLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+
 def choose_strategy(config: TrainConfig) -> str | Strategy:
     """How the ranks of a run are started and what they share; on one device there is nothing to spread."""
     ranks, timeout = config.devices * config.num_nodes, timedelta(seconds=config.timeout)
@@ -121,4 +136,4 @@ def choose_strategy(config: TrainConfig) -> str | Strategy:
         return "auto"
     if config.strategy == "fsdp":
         return ShardedStrategy(data_parallel_size=ranks, tensor_parallel_size=1, timeout=timeout)
-    return DDPStrategy(start_method="fork" if config.strategy == "ddp_fork" else "popen", timeout=timeout)
+    return WatchedDDP(start_method="fork" if config.strategy == "ddp_fork" else "popen", timeout=timeout)

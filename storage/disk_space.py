@@ -26,6 +26,9 @@ class DiskFull(OSError):  # noqa: N818  (what it is called everywhere)
     'runs/a: expected 9 bytes of room on its disk, got 0 bytes free; what stood there before is kept; make room and try again'
     """
 
+    explained = True
+    """The message says all that a user can act on; a command prints no traceback."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],

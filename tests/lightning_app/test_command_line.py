@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lightning_app.command_line import main, parse
-from lightning_app.config import EvaluateConfig, MergeConfig, PretrainConfig, StageConfig, TrainConfig
+from lightning_app.config import EvaluateConfig, MergeConfig, StageConfig, TrainConfig
+from lightning_app.pretrain_config import PretrainConfig
 from storage.tensor_file import write_tensors
 
 ROOT = Path(__file__).parents[2]

@@ -16,10 +16,10 @@ from lightning_app.config import (
     EvaluateConfig,
     LoraConfig,
     MergeConfig,
-    PretrainConfig,
     StageConfig,
     TrainConfig,
 )
+from lightning_app.pretrain_config import PretrainConfig
 
 CONFIGS = (LoraConfig, StageConfig, TrainConfig, MergeConfig, EvaluateConfig, PretrainConfig)
 

@@ -57,7 +57,9 @@ def test_one_rank_and_two_say_what_one_padded_batch_says(way, base, weights, pad
     for devices in (1, 2):
         module = build_module(base, **how)
         found = steps(module, tmp_path / str(devices), weights, devices=devices)
-        assert_alike(found, expected, atol=1e-5 if devices == 2 or way in ("sharp", "packed", "packed, budget") else 1e-6)
+        assert_alike(
+            found, expected, atol=1e-5 if devices == 2 or way in ("sharp", "packed", "packed, budget") else 1e-6
+        )
 
 
 def test_a_base_in_four_bits_too(base, weights, tmp_path, padded):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from lightning_app.config import PretrainConfig
+from lightning_app.pretrain_config import PretrainConfig
 from lightning_app.pretraining import pretrain
 from storage.json_file import read_json
 from storage.tensor_file import read_tensors
