@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 
 KEY = "resume"
@@ -59,9 +61,29 @@ class ResumeState(Callback):
         if self._saved is None:
             return
         trainer.callback_metrics.update(self._saved["metrics"])
-        # an early stop that was decided in the epoch that the state was saved after
-        trainer.should_stop = self._saved["should_stop"]
+        # an early stop that was decided in the epoch that the state was saved after, unless there is more patience now
+        goes_on = any(isinstance(each, Patience) and each.goes_on for each in getattr(trainer, "callbacks", []))
+        trainer.should_stop = self._saved["should_stop"] and not goes_on
         self._saved = None
+
+
+class Patience(EarlyStopping):
+    """Lightning's early stopping with the patience of now, where a resumed run may be allowed another than its state has."""
+
+    goes_on = False
+    """Whether the state is of a stage that had stopped, and would not have with the patience of now."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a resume within the stage."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+        exhausted = self.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
+        self.goes_on = exhausted and self.wait_count < self.patience
+        if self.goes_on:
+            self.stopped_epoch, self.stopping_reason, self.stopping_reason_message = (
+                0,
+                EarlyStoppingReason.NOT_STOPPED,
+                None,
+            )
 
 
 def _event_lengths(trainer: Trainer) -> dict[str, int]:

@@ -185,6 +185,11 @@ class TrainConfig(Plain):
     json: bool = False
     """Print one JSON object as the last line of stdout."""
 
+    @property
+    def ranks(self) -> int:
+        """Processes that train, on all machines together."""
+        return self.devices * self.num_nodes
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(Plain):

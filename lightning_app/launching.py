@@ -40,7 +40,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
-    def kill(self, signum: int) -> None:  # type: ignore[override]
+    def kill(self, signum: int) -> None:
         """Send a signal to the other ranks, also in the stages after the one that started them."""
         for proc in self.started:
             proc.send_signal(signum)

@@ -36,7 +36,7 @@ def warn_of_memory(config: TrainConfig, data: RunData, *, folder: Path, row: Bac
         prompt = prompt_of(folder)
         # A token is a byte at least, so that most runs are known to fit before a text is tokenised.
         longest = [max(len((prompt + text).encode()) for text in each.data.texts) + 16 for each in data.stages]
-        sizes_of_batches = [each.classes * each.per_class // config.devices for each in data.stages]
+        sizes_of_batches = [each.classes * each.per_class // config.ranks for each in data.stages]
         memory = run_memory(config, sizes, list(zip(sizes_of_batches, longest, strict=True)))
         if memory["peak"] > have and (tokenizer := plan_tokenizer(folder, row)) is not None:
             longest = [
@@ -74,8 +74,8 @@ def shortage(config: TrainConfig, memory: dict[str, int], available: int) -> str
         ways.append("smaller batches (--stages.0.classes, --stages.0.texts-per-class)")
         ways += [] if config.token_budget else ["--token-budget 4096 (the same loss in parts)"]
         spread = config.strategy == "fsdp" or config.lora.quantization != "none"
-        ways += [] if spread or config.devices == 1 else ["--strategy fsdp"]
-    each = "" if config.devices == 1 else " on each device"
+        ways += [] if spread or config.ranks == 1 else ["--strategy fsdp"]
+    each = "" if config.ranks == 1 else " on each device"
     return (
         f"warning: about {size_text(memory['peak'])} of memory needed{each}, {size_text(available)} available; "
         f"try {', '.join(ways)}; the run goes on"

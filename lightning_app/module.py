@@ -91,6 +91,16 @@ class ContrastiveEmbedder(LightningModule):
             self.embedder = sharded_copy(self._whole[0], self.device_mesh["data_parallel"])
             self._agreement = Agreement()
 
+    def on_train_start(self) -> None:
+        """Take the rate of now: a resumed run may be allowed another one, or more steps, than its state was saved with."""
+        for each in self.trainer.lr_scheduler_configs:
+            schedule: Any = each.scheduler
+            schedule.base_lrs = [self.learning_rate for _ in schedule.base_lrs]
+            for group in schedule.optimizer.param_groups:
+                group["initial_lr"] = self.learning_rate
+                group["lr"] = self.learning_rate * self._rate(schedule.last_epoch)
+            schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
+
     def on_train_end(self) -> None:
         """Give the whole embedder what the copy has learned."""
         if self._whole:

@@ -91,7 +91,7 @@ def _opened(run: Run, embedder: SentenceTransformer, layer: int, folder: Path) -
 
 
 def _obstacle(config: TrainConfig) -> str | None:
-    if config.strategy == "fsdp" and config.devices > 1:
+    if config.strategy == "fsdp" and config.ranks > 1:
         return "with --strategy fsdp every device holds a part of each block only"
     if config.batching == "packed":
         return "texts are packed"

@@ -145,7 +145,7 @@ def _check_packing(run: Run) -> None:
 
 def _check_adapting(config: TrainConfig) -> None:
     """What no merge could carry or no strategy could spread is refused before anything is loaded."""
-    if config.strategy == "fsdp" and config.devices > 1 and config.lora.quantization != "none":
+    if config.strategy == "fsdp" and config.ranks > 1 and config.lora.quantization != "none":
         raise ValueError(
             f"--strategy fsdp: expected a base in full precision, got --lora.quantization {config.lora.quantization}; drop "
             "one of the two (with --strategy ddp every device holds the whole base)"

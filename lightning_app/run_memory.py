@@ -51,7 +51,7 @@ def run_memory(config: TrainConfig, sizes: ModelSizes, batches: Sequence[tuple[i
             texts=texts if config.token_budget is None else min(texts, -(-config.token_budget // tokens)),
             tokens=tokens,
             precision=config.precision,
-            devices=config.devices,
+            devices=config.ranks,
             strategy="fsdp" if config.strategy == "fsdp" else "ddp",
             gradient_checkpointing=config.gradient_checkpointing,
         )

@@ -1,5 +1,6 @@
 """``python train.py --plan``: what a run would train, hold in memory, take in steps and leave on disk; nothing is started."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from models.backbones import Backbone, lookup_backbone
 from models.carrying import adapter_obstacle
 from models.locate import UnreachableModel, base_folder
 from models.origin import row_of
+from models.partition import partition
 from models.shapes import shape_folder
 from models.sizes import ModelSizes
 from models.training_memory import CAST_TO
+from models.wire_bytes import wire_bytes
 from storage.manifest import weight_files
 
 BATCHES = 200
@@ -39,7 +42,8 @@ def plan_run(config: TrainConfig) -> dict[str, Any]:
 
     Returns:
         ``backbone, folder, rough, parameters, dtype, quantization, trainable, trainable_share, adapted, precision, devices,
-        strategy, gradient_checkpointing, stages, steps, tokens, memory`` (bytes a device, see `run_memory`), ``disk`` (bytes),
+        strategy, gradient_checkpointing, stages, steps, tokens, memory`` (bytes a device, see `run_memory`), ``wire`` (bytes a
+        step that a device receives, see `wire_bytes`), ``disk`` (bytes),
         ``notes``; None for what is not known.
 
     Raises:
@@ -57,8 +61,8 @@ def plan_run(config: TrainConfig) -> dict[str, Any]:
         "rough": rough,
         "quantization": config.lora.quantization,
         "precision": config.precision,
-        "devices": config.devices,
-        "strategy": "one device" if config.devices == 1 else "fsdp" if config.strategy == "fsdp" else "ddp",
+        "devices": config.ranks,
+        "strategy": "one device" if config.ranks == 1 else "fsdp" if config.strategy == "fsdp" else "ddp",
         "gradient_checkpointing": config.gradient_checkpointing,
         "stages": planned,
         "steps": sum(each["steps"] for each in planned),
@@ -147,6 +151,7 @@ def _stage_plan(stage: StageData, config: TrainConfig, tokenizer: Any, prompt: s
         "steps": steps,
         "tokens": None,
         "padding_share": None,
+        "parts": None,
         "longest": None,
     }
     if tokenizer is None:
@@ -154,8 +159,8 @@ def _stage_plan(stage: StageData, config: TrainConfig, tokenizer: Any, prompt: s
     read = tokenizer([prompt + text for text in texts], truncation=False, verbose=False)["input_ids"]
     lengths = [len(ids) for ids in read]
     batches = min(BATCHES, settings.steps_per_epoch, steps)
-    used = padded = 0
-    for rank in range(config.devices):
+    used = padded = parts = 0
+    for rank in range(config.ranks):
         sampler = LabelBatchSampler(
             stage.data.labels,
             classes=stage.classes,
@@ -164,16 +169,30 @@ def _stage_plan(stage: StageData, config: TrainConfig, tokenizer: Any, prompt: s
             seed=config.seed if stage.seed is None else stage.seed,
             blocks=stage.data.blocks,
             rank=rank,
-            world_size=config.devices,
+            world_size=config.ranks,
         )
         for batch in sampler:
+            cut = _cut([lengths[i] for i in batch], config)
             used += sum(lengths[i] for i in batch)
-            padded += len(batch) * max(lengths[i] for i in batch)
+            padded += sum(each["padded"] for each in cut)
+            parts += len(cut)
     return plan | {
         "tokens": round(used * steps / batches),
         "padding_share": 1 - used / padded,
+        "parts": parts / (batches * config.ranks),
         "longest": max(lengths),
     }
+
+
+def _cut(lengths: Sequence[int], config: TrainConfig) -> list[dict[str, int]]:
+    """The parts of one rank's share of a batch, as `lightning_app.batch.make_parts` cuts it, and their tokens with padding."""
+    together = config.batching == "padded" and config.token_budget is None
+    cut = [list(range(len(lengths)))] if together else partition(lengths, budget=config.token_budget)
+    packed = config.batching == "packed"
+    return [
+        {"padded": sum(lengths[i] for i in part) if packed else len(part) * max(lengths[i] for i in part)}
+        for part in cut
+    ]
 
 
 def _counted(
@@ -184,7 +203,7 @@ def _counted(
     merges: Sequence[str],
 ) -> dict[str, Any]:
     """What the model's shape and its files tell; ``merged``: bytes of a merge, None where there is no adapter to be small."""
-    batches = [(each["classes"] * each["texts_per_class"] // config.devices, each["longest"] or 0) for each in planned]
+    batches = [(each["classes"] * each["texts_per_class"] // config.ranks, each["longest"] or 0) for each in planned]
     counted = run_memory(config, sizes, batches)
     memory: dict[str, int | None] = dict(counted)
     if planned[0]["longest"] is None:
@@ -201,6 +220,7 @@ def _counted(
         / (sizes.parameters + (sizes.trainable - sizes.trained_dense if adapts else 0)),
         "adapted": sizes.adapted,
         "memory": memory,
+        "wire": _wire(config, sizes, planned),
         "disk": _disk(
             base=0 if adapts else whole,
             stage=adapter,
@@ -209,6 +229,22 @@ def _counted(
             merges=dict.fromkeys(merges, whole),
         ),
     }
+
+
+def _wire(config: TrainConfig, sizes: ModelSizes, planned: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Bytes that a device receives in a step of the stage that sends most."""
+    every = [
+        wire_bytes(
+            sizes,
+            texts=each["classes"] * each["texts_per_class"] // config.ranks,
+            devices=config.ranks,
+            strategy="fsdp" if config.strategy == "fsdp" else "ddp",
+            parts=math.ceil(each["parts"] or 1),
+            recomputed=config.token_budget is not None,
+        )
+        for each in planned
+    ]
+    return max(every, key=lambda each: each["total"])
 
 
 def _disk(*, base: int, stage: int, resume: int, fits: int, merges: dict[str, int]) -> dict[str, Any]:
@@ -253,6 +289,6 @@ def _notes(plan: Mapping[str, Any], config: TrainConfig, tokenizer: Any) -> list
             "every device holds its share of the model, and its process the whole model in CPU memory; base, stages and merges are "
             "measured whole, on the first device"
         )
-    elif config.devices > 1:
+    elif config.ranks > 1:
         notes.append("every device holds the whole model")
     return notes

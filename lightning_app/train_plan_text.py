@@ -29,6 +29,7 @@ def train_plan_text(plan: Mapping[str, Any]) -> str:
         + ("" if plan["tokens"] is None else f"; {'at most ' if plan['rough'] else ''}{plan['tokens']:,} tokens"),
         f"memory   {_how(plan)}: {held}",
         f"peak     {_about(memory['peak'])} (activations {_about(memory['activations'])}, {_ends(memory)})",
+        *_wire(plan),
         f"disk     {'unknown' if disk['total'] is None else size_text(disk['total'])}: {', '.join(kept) or 'no weights'}",
         *(f"note     {note}" for note in plan["notes"]),
         "Nothing was started, nothing was written.",
@@ -51,6 +52,17 @@ def _how(plan: Mapping[str, Any]) -> str:
     parts += ["gradient checkpointing"] if plan["gradient_checkpointing"] else []
     spread = ", its weights spread over them (fsdp)" if plan["strategy"] == "fsdp" else ""
     return f"{', '.join(parts)} on {_devices(plan['devices'])}{spread}"
+
+
+def _wire(plan: Mapping[str, Any]) -> list[str]:
+    """What several devices send each other, as far as it is much."""
+    if plan["devices"] == 1:
+        return []
+    wire = plan["wire"]
+    parts = ", ".join(
+        f"{what} {size_text(wire[what])}" for what in ("weights", "gradients", "embeddings") if wire[what]
+    )
+    return [f"wire     {size_text(wire['total'])} a step and device: {parts}"]
 
 
 def _ends(memory: Mapping[str, Any]) -> str:

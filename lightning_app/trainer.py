@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from callbacks.finite_guard import FiniteGuard
-from callbacks.resume_state import ResumeState
+from callbacks.resume_state import Patience, ResumeState
 from callbacks.step_log import StepLog
 from callbacks.throughput import Throughput
 from lightning_app.checkpoint_io import SafetensorsIO
@@ -30,10 +30,10 @@ SCORE = "selection/score"
 """The same with a retention floor, see `callbacks.stage_checkpoint`."""
 
 
-def early_stopping(stage: StageConfig) -> EarlyStopping:
+def early_stopping(stage: StageConfig) -> Patience:
     """Ends a stage when its selection silhouette stops rising; with a floor, only an epoch that reaches it counts as better."""
     monitor = SCORE if stage.retention_floor > 0 else MONITOR
-    stopping = EarlyStopping(monitor, mode="max", patience=stage.patience, check_on_train_epoch_end=True)
+    stopping = Patience(monitor, mode="max", patience=stage.patience, check_on_train_epoch_end=True)
     if stage.retention_floor > 0:
         stopping.best_score = torch.tensor(-2.0)  # no silhouette is less, every score below the floor is
     return stopping

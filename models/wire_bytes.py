@@ -33,7 +33,8 @@ def wire_bytes(
         devices: W, over which is trained.
         strategy: ddp or fsdp (FSDP2, which drops gathered weights after the forward pass).
         parts: of a batch on one device, as `partition` cuts it.
-        recomputed: whether parts are computed again in the backward pass (a token budget, or gradient checkpointing).
+        recomputed: whether parts are computed again in the backward pass (a token budget). Gradient checkpointing computes a
+            block again while it is gathered.
 
     Reference: Patarasuk and Yuan (2009), Bandwidth optimal all-reduce algorithms; Zhao et al. (2023), PyTorch FSDP,
     arXiv:2304.11277, section 3.

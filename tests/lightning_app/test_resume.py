@@ -3,6 +3,7 @@
 import itertools
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,23 @@ def test_an_early_stop_is_not_forgotten(whole, tiny_folder, tmp_path, how, code)
     assert len(metrics(whole(**settings))["epochs"]) == 2
     case = Case(base=tiny_folder, folder=tmp_path, how=how, ends_after=2 * BATCHES, **settings)
     check_equal(interrupted(case, expected=code), whole(**settings))
+
+
+def test_more_patience_than_the_state_had_goes_on_after_an_early_stop(whole, tiny_folder, tmp_path):
+    settings = {"epochs": 4, "learning_rate": 0.0}
+    case = Case(base=tiny_folder, folder=tmp_path, patience=0, **settings)
+    assert run_case(case) == 0
+    assert len(metrics(tmp_path)["epochs"]) == 2
+    assert run_case(replace(case, patience=2), resume=True) == 0
+    assert len(metrics(tmp_path)["epochs"]) == len(metrics(whole(patience=2, **settings))["epochs"]) == 3
+
+
+def test_another_learning_rate_than_the_state_had_is_taken(tiny_folder, tmp_path):
+    case = Case(base=tiny_folder, folder=tmp_path, ends_after=3, log_every_n_steps=1, learning_rate=1e-2)
+    assert run_case(case) == 143
+    assert run_case(replace(case, ends_after=0, learning_rate=5e-3), resume=True) == 0
+    rates = [rate for _, rate in curves(tmp_path)["train/learning_rate"]]
+    assert rates[:5] == pytest.approx([1e-2 / 6, 2e-2 / 6, 3e-2 / 6, 2e-2 / 6, 2.5e-2 / 6])
 
 
 @pytest.mark.parametrize("after", [pytest.param(3, marks=pytest.mark.slow), 4])

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
 
+from models.checkpointing import checkpoint_blocks
 from models.embedder import load_embedder
 from models.export import save_embedder
 from models.lora import add_lora
@@ -43,11 +44,13 @@ def received() -> int:
     return total
 
 
-def steps(folder, strategy, parts, rank, mesh):
+def steps(folder, strategy, parts, blocks, rank, mesh):
     """Bytes that this rank received in each of three steps."""
     embedder = load_embedder(folder)
     add_lora(embedder, r=8, targets=["q_proj", "v_proj", "down_proj"])
     embedder.train()
+    if blocks:
+        checkpoint_blocks(embedder)
     if strategy == "fsdp":
         shard_blocks(embedder, mesh)
         model = embedder
@@ -73,13 +76,15 @@ def deep_folder(tmp_path_factory):
     return save_embedder(build_tiny_llm(hidden_size=64, layers=8, heads=2, intermediate_size=96, seed=1), folder)
 
 
-@pytest.mark.parametrize(("strategy", "parts"), [("ddp", 1), ("fsdp", 1), ("fsdp", 3)])
-def test_a_step_receives_what_was_counted(deep_folder, tmp_path, strategy, parts):
+@pytest.mark.parametrize(
+    ("strategy", "parts", "blocks"), [("ddp", 1, False), ("fsdp", 1, False), ("fsdp", 1, True), ("fsdp", 3, False)]
+)
+def test_a_step_receives_what_was_counted(deep_folder, tmp_path, strategy, parts, blocks):
     sizes = model_sizes(deep_folder, r=8, targets=["q_proj", "v_proj", "down_proj"])
     told = wire_bytes(sizes, texts=len(TEXTS), devices=2, strategy=strategy, parts=parts)
     # gloo scatters what it has reduced by an all-reduce: twice the bytes that a ring needs
     expected = told["total"] + (told["gradients"] if strategy == "fsdp" else 0)
-    for rank in on_two_ranks(partial(steps, deep_folder, strategy, parts), tmp_path):
+    for rank in on_two_ranks(partial(steps, deep_folder, strategy, parts, blocks), tmp_path):
         assert rank["width"] == sizes.width
         for each in rank["received"][1:]:
             least = 1.0 if parts == 1 else 0.85  # several parts: an upper bound
