@@ -17,6 +17,6 @@ source .venv/bin/activate
 
 # One task a GPU: Lightning reads rank and addresses from SLURM's variables. The run folder has to be on a disk that all
 # machines share; the model as well, or in the --cache of each.
-srun python train.py --backbone qwen3-8b --data examples/own_text.jsonl \
+srun python train.py --backbone qwen3-8b \
     --num-nodes 2 --devices 8 --accelerator gpu --precision bf16-mixed --gradient-checkpointing \
     --every-n-train-steps 50 --timeout 900 --output "runs/job-${SLURM_JOB_ID}" --resume

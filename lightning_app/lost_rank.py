@@ -50,7 +50,9 @@ class RollCall(Callback):
             self._store = PrefixStore(f"roll/{self.name}", _get_default_store())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Answer, and find out who does not."""
+        """Answer, and find out who does not; the ranks may be connected since an earlier fit, and this one not begun."""
+        if self._store is None and dist.is_available() and dist.is_initialized():
+            self.on_fit_start(trainer, pl_module)
         if self._store is None or not isinstance(exception, Exception):
             return
         ranks, rank = trainer.world_size, trainer.global_rank

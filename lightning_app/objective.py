@@ -16,7 +16,7 @@ from lightning_app.config import TrainConfig
 from models.adapter import find_adapter
 from models.base_embeddings import base_embeddings
 from models.gram_distance import gram_distance
-from models.info_nce import info_nce_loss
+from models.info_nce import ANCHOR, POSITIVE, info_nce_loss, text_pairs
 from models.losses import supervised_contrastive_loss
 from models.matryoshka import matryoshka_loss
 from models.prefix_lengths import check_dimensions
@@ -69,16 +69,31 @@ def check_fits(config: TrainConfig, *, adapts: bool, dimension: int | None) -> N
 def _contrast(config: TrainConfig, data: TrainingTexts) -> Objective:
     if config.objective == "supcon":
         return partial(_by_label, config.temperature)
-    return partial(_by_pair if data.in_pairs else _by_two_of_a_label, config.temperature)
+    return _ByPair(config.temperature, data) if data.in_pairs else partial(_by_two_of_a_label, config.temperature)
 
 
 def _by_label(temperature: float, embeddings: Tensor, targets: Tensor) -> Tensor:
     return supervised_contrastive_loss(embeddings, targets[:, 0], temperature=temperature)
 
 
-def _by_pair(temperature: float, embeddings: Tensor, targets: Tensor) -> Tensor:
-    labels, places, roles = targets.unbind(dim=1)
-    return info_nce_loss(embeddings, labels, roles, texts=places, temperature=temperature)
+class _ByPair:
+    """InfoNCE that knows of all pairs of the data, also those that are not in a batch."""
+
+    def __init__(self, temperature: float, data: TrainingTexts) -> None:
+        self.temperature = temperature
+        places: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        for item in data.items():
+            if item.role in (ANCHOR, POSITIVE):
+                places[item.role][item.label] = item.place
+        anchors, positives = places
+        self.known = text_pairs(
+            torch.tensor(list(anchors.values())), torch.tensor([positives[label] for label in anchors])
+        )
+
+    def __call__(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        labels, places, roles = targets.unbind(dim=1)
+        self.known = self.known.to(embeddings.device)  # by the first step only
+        return info_nce_loss(embeddings, labels, roles, texts=places, known=self.known, temperature=self.temperature)
 
 
 def _by_two_of_a_label(temperature: float, embeddings: Tensor, targets: Tensor) -> Tensor:

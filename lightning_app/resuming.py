@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.multiprocessing.spawn import ProcessExitedException
 
@@ -27,9 +28,11 @@ def fit(
         Stopped: a signal has come; the state is saved, or the fit was over already.
     """
     found = resume and find_state(state) is not None
-    if resume and trainer.is_global_zero and trainer.log_dir is not None:
+    logger = trainer.logger
+    # the logger's own folder: the Trainer would ask all ranks for its name, and only this one is here
+    if resume and trainer.is_global_zero and isinstance(logger, TensorBoardLogger):
         saved = trainer.strategy.checkpoint_io.load_checkpoint(state) if found else {}
-        cut_events(Path(trainer.log_dir), saved.get(KEY, {}).get("events", {}))
+        cut_events(Path(logger.log_dir), saved.get(KEY, {}).get("events", {}))
     launcher = trainer.strategy.launcher
     forks = isinstance(launcher, _MultiProcessingLauncher)
     with SIGNALS.deferred(launcher, forwards=forks):

@@ -20,6 +20,8 @@ FAMILY_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 BATCH = 48
 """Texts that a batch has by default."""
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "bf16", "16", "64")
+"""Lightning's, without those of other packages."""
 MOST_CLASSES = 12
 """Labels that a batch has by default, unless it is made of twos."""
 
@@ -114,6 +116,12 @@ def _check_limits(config: TrainConfig) -> None:
     ):
         if count < least:
             raise ValueError(f"{flag}: expected at least {least}, got {count}")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"--seed: expected a number from 0 to 4294967295, got {config.seed}; 0 is the default")
+    if config.precision not in PRECISIONS:
+        raise ValueError(
+            f"--precision: expected one of {', '.join(PRECISIONS)}, got {config.precision!r}; 32-true is the default"
+        )
     if not 0 < config.timeout <= 1e6:
         raise ValueError(
             f"--timeout: expected seconds, above 0 and at most 1e6, got {config.timeout}; 1800 is the default"

@@ -79,8 +79,12 @@ def build_trainer(
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     # the module's hook is meant; the data module has none
     warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer` in `LightningModule`")
+    # frozen blocks below --adapt-top have no dropout, on purpose
+    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
     # values are logged every so many steps of the stage, however short its epochs are
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # blocks below the adapted ones have no dropout on purpose
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     stopping = [early_stopping(stage)] if selects else []
     every = config.log_every_n_steps
     throughput = Throughput(every)

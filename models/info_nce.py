@@ -12,6 +12,8 @@ from torch import Tensor
 from models.cosines import cosines
 from models.losses import check_temperature
 
+PLACES = 2**31
+"""More than the number of any text, so that two of them are one number."""
 ANCHOR, POSITIVE = 0, 1
 """Roles of a text in its pair; 2 and above are its hard negatives."""
 
@@ -22,6 +24,7 @@ def info_nce_loss(
     roles: Integer[Tensor, " n"],
     *,
     texts: Integer[Tensor, " n"] | None = None,
+    known: Integer[Tensor, " k"] | None = None,
     temperature: float = 0.1,
     symmetric: bool = False,
 ) -> Float[Tensor, ""]:
@@ -36,13 +39,15 @@ def info_nce_loss(
     lower is better. The computation is in float32 at least, and nothing of it waits for a device.
 
     A candidate that is known to be no negative of an anchor is left out of its sum: the anchor's own text, its
-    positive's text again, and the positive of a pair that has the same anchor's text. For this ``texts`` must be given.
+    positive's text again, the positive of a pair that has the same anchor's text, and, of other pairs, every text that
+    ``known`` has beside the anchor's. For this ``texts`` must be given.
 
     Args:
         embeddings: one row a text, of any length; only directions matter.
         pairs: the number of its pair, one a row; each pair has one anchor and one positive in the batch.
         roles: 0 the anchor, 1 the positive, 2 and above hard negatives, which are candidates of all anchors.
         texts: equal numbers for equal texts, one a row. None: all differ.
+        known: `text_pairs` of what belongs together in all of the data, in this batch or not.
         temperature: T > 0; small values weigh the hardest negatives most.
         symmetric: both directions.
 
@@ -71,11 +76,28 @@ def info_nce_loss(
     _check_pairs(same, anchors, positives)
     similarity = cosines(embeddings) / temperature
     no_negative = torch.zeros_like(same) if texts is None else _known_positives(same, anchors, positives, texts)
+    if texts is not None and known is not None and len(known):
+        no_negative = no_negative | _among(texts[:, None] * PLACES + texts, known) & ~same
     loss = _cross_entropy(similarity, anchors, same & positives, candidates & ~no_negative)
     if symmetric:
         backwards = _cross_entropy(similarity, positives, same & anchors, anchors & ~no_negative)
         loss = (loss + backwards) / 2
     return loss
+
+
+def text_pairs(first: Integer[Tensor, " k"], second: Integer[Tensor, " k"]) -> Integer[Tensor, " m"]:
+    """Numbers of texts that belong together -> one sorted number for each pair, in both directions.
+
+    Example:
+        >>> len(text_pairs(torch.tensor([0, 0]), torch.tensor([1, 2])))
+        4
+    """
+    return torch.cat([first * PLACES + second, second * PLACES + first]).unique()
+
+
+def _among(wanted: Integer[Tensor, "n n"], known: Integer[Tensor, " k"]) -> Bool[Tensor, "n n"]:
+    """Which elements are in a sorted list; unlike ``torch.isin`` it waits for no device."""
+    return known[torch.searchsorted(known, wanted).clamp(max=len(known) - 1)] == wanted
 
 
 def _check_pairs(same: Bool[Tensor, "n n"], anchors: Bool[Tensor, " n"], positives: Bool[Tensor, " n"]) -> None:

@@ -1,5 +1,8 @@
 """Every file in examples/ is what it claims to be."""
 
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,13 @@ def test_an_example_can_be_used(file):
             settled = recipe.settings.at("layers.1.mlp.up_proj.weight", 4)
             assert settled.keys() <= METHODS[recipe.method].takes
             assert len(recipe.inputs) <= (METHODS[recipe.method].maximum or len(recipe.inputs))
+    elif file.suffix == ".sh":
+        assert subprocess.run(["bash", "-n", file]).returncode == 0
+        command = file.read_text().replace("\\\n", " ").partition("srun python train.py")[2].splitlines()[0]
+        config = parse(TrainConfig, shlex.split(command))
+        tasks = re.findall(r"^#SBATCH --(?:nodes|ntasks-per-node)=(\d+)$", file.read_text(), re.MULTILINE)
+        assert [config.num_nodes, config.devices] == [int(each) for each in tasks]
+        assert config.resume
     else:
         config = parse(TrainConfig, ["--config", str(file)])
         data = read_run_data(config)

@@ -133,7 +133,11 @@ def test_a_mistaken_flag_is_one_line_with_the_closest(
         ("run.json", '{"adapt_top": "two"}', "adapt_top: expected int, got 'two'"),
         ("run.json", '{"strategy": "dpp"}', "strategy: expected auto or ddp or ddp_fork or fsdp, got 'dpp'"),
         ("run.json", '{"merges": "soup"}', "merges: expected a list, got 'soup'"),
-        ("run.json", '{"merges": ["soup", 3]}', "merges.1: expected soup or karcher or slerp or linear or last, got 3"),
+        (
+            "run.json",
+            '{"merges": ["soup", 3]}',
+            "merges.1: expected soup or karcher or slerp or linear or last or search, got 3",
+        ),
         ("run.json", '{"stages": ["a"]}', "stages.0: expected settings by name, got 'a'"),
         ("run.json", "[1]", "expected settings by name, got list"),
         ("run.json", '{"seed": 1,}', "run.json, line 1: expected JSON"),

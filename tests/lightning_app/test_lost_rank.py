@@ -30,13 +30,14 @@ def rank_of_three(rank, port, fate, told):
     store = dist.TCPStore("127.0.0.1", port, 3, is_master=rank == 0, timeout=datetime.timedelta(seconds=30))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=3, timeout=datetime.timedelta(seconds=2))
     call, trainer = RollCall("1-six", patience=2), OneRank(rank, 3)
-    call.on_fit_start(trainer, None)
+    if fate != "dies before the fit":
+        call.on_fit_start(trainer, None)
     try:
         with call.named():
             try:
                 for step in range(2):
                     if rank == 1 and step == 1:
-                        if fate == "dies":
+                        if fate.startswith("dies"):
                             os._exit(9)
                         if fate == "hangs":
                             time.sleep(9)
@@ -63,6 +64,7 @@ def free_port():
     ("fate", "said"),
     [
         ("dies", "rank 1 of 3 does not answer"),
+        ("dies before the fit", "rank 1 of 3 does not answer"),
         ("hangs", "rank 1 of 3 does not answer"),
         ("fails", "rank 1 of 3 ended with MemoryError: out of memory"),
     ],

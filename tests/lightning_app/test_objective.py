@@ -72,6 +72,18 @@ def test_pairs_have_roles_and_their_common_texts_are_no_negatives(embedder: Any)
     assert not torch.isclose(ours, info_nce_loss(z, targets[:, 0], targets[:, 2]))
 
 
+def test_a_pair_outside_the_batch_is_known_too(embedder: Any) -> None:
+    """Of the batch a-p, c-q, d-r the text q is no negative of a, as the data has the pair a-q."""
+    given = (Pair("1", "2"), Pair("1", "4"), Pair("3", "4"), Pair("5", "6"))
+    data = pair_rows(Pairs(source="p.jsonl", pairs=given, groups=(0, 0, 0, 1)))
+    z = random(6)
+    ours = objective(TrainConfig(objective="infonce"), data, embedder)(z, batch(data, [0, 1, 4, 5, 6, 7]))
+    unit = torch.nn.functional.normalize(z, dim=1)
+    similarity = unit[::2] @ unit[1::2].T / 0.1
+    similarity[0, 1] = -torch.inf
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(similarity, torch.arange(3)))
+
+
 def test_lengths_and_geometry_are_added_up(embedder: Any, tiny_folder: Path) -> None:
     """The base's rows are found by the targets' places, also where a text is there twice."""
     twice = TrainingTexts(texts=[*TEXTS.texts[:20], *TEXTS.texts[:5]], labels=[0] * 10 + [1] * 15, blocks=range(25))

@@ -7,7 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from lightning_app.config import StageConfig, TrainConfig
+from lightning_app.resuming import fit
+from lightning_app.trainer import build_trainer
 from storage.json_file import read_json
 from tests.lightning_app.resumed_fit import (
     BATCHES,
@@ -96,6 +100,24 @@ def test_an_early_stop_is_not_forgotten(whole, tiny_folder, tmp_path, how, code)
     assert len(metrics(whole(**settings))["epochs"]) == 2
     case = Case(base=tiny_folder, folder=tmp_path, how=how, ends_after=2 * BATCHES, **settings)
     check_equal(interrupted(case, expected=code), whole(**settings))
+
+
+def test_a_rank_asks_no_other_before_the_fit(tmp_path, monkeypatch):
+    """In later stages the others are connected and ahead: they are in the fit, and would not answer."""
+
+    def ask(trainer):
+        raise AssertionError("Trainer.log_dir is the same on all ranks, so all of them have to ask")
+
+    stage = StageConfig(name="short", families=("six",))
+    config = TrainConfig(accelerator="cpu")
+    trainer = build_trainer(config, stage, folder=tmp_path, name=NAME, callbacks=[], selects=False)
+    (tmp_path / "tensorboard" / NAME).mkdir(parents=True)
+    events = tmp_path / "tensorboard" / NAME / "events.out.tfevents.1.host"
+    events.touch()
+    monkeypatch.setattr(Trainer, "log_dir", property(ask))
+    monkeypatch.setattr(trainer, "fit", lambda *_, **__: None)
+    fit(trainer, LightningModule(), LightningDataModule(), state=tmp_path / "resume" / NAME, resume=True)
+    assert not events.exists(), "it has no state to go on from"
 
 
 def test_more_patience_than_the_state_had_goes_on_after_an_early_stop(whole, tiny_folder, tmp_path):

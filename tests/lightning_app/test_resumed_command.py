@@ -101,9 +101,12 @@ def test_a_command_that_was_killed_goes_on_with_the_same_numbers(settings: Path,
 
 
 def test_ranks_of_a_command_that_is_stopped_end_without_a_word_of_their_own(settings: Path, tmp_path: Path) -> None:
-    """SIGTERM reaches the process that was started; the rank that it has started ends after the same batch."""
+    """SIGTERM reaches the process that was started; the rank that it has started ends after the same batch.
+
+    With --resume from the start, as in a job that is queued again: the second stage begins with the ranks connected.
+    """
     output = tmp_path / "run"
-    code, said = end_in_second_stage(start(settings, output, "--devices", "2"), output, signal.SIGTERM)
+    code, said = end_in_second_stage(start(settings, output, "--devices", "2", "--resume"), output, signal.SIGTERM)
     assert code == 143, said
     assert said.count("stopped by SIGTERM after step") == 1
     assert "Traceback" not in said

@@ -52,6 +52,9 @@ def test_families_keep_their_order_and_are_taken_once() -> None:
     ("config", "message"),
     [
         (stages(), "--stages: expected at least one stage, got none"),
+        (TrainConfig(seed=-1), r"--seed: expected a number from 0 to 4294967295, got -1"),
+        (TrainConfig(seed=2**32), r"--seed: expected a number from 0 to 4294967295, got 4294967296"),
+        (TrainConfig(precision="foo"), r"--precision: expected one of 32-true, bf16-mixed, .*, got 'foo'"),
         (one(families=()), r"--stages\.0\.families: expected at least 2 families .*, got 0"),
         (one(families=("primes",)), r"--stages\.0\.families: expected at least 2 families .*, got 1"),
         (one(families=("primes", "primes")), "expected at least 2 families .*, got 1"),

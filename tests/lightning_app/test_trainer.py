@@ -5,27 +5,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_app.config import StageConfig, TrainConfig
 from lightning_app.resumable_loops import ResumableFitLoop
 from lightning_app.sharded_strategy import ShardedStrategy
 from lightning_app.stages import read_run_data
-from lightning_app.trainer import build_trainer, choose_strategy
+from lightning_app.trainer import WatchedDDP, build_trainer, choose_strategy
 
 
 @pytest.mark.parametrize(
     ("settings", "kind", "start"),
     [
-        ({"devices": 2}, DDPStrategy, "popen"),
-        ({"devices": 2, "strategy": "ddp_fork"}, DDPStrategy, "fork"),
-        ({"devices": 1, "num_nodes": 2}, DDPStrategy, "popen"),
+        ({"devices": 2}, WatchedDDP, "popen"),
+        ({"devices": 2, "strategy": "ddp_fork"}, WatchedDDP, "fork"),
+        ({"devices": 1, "num_nodes": 2}, WatchedDDP, "popen"),
         ({"devices": 2, "num_nodes": 2, "strategy": "fsdp"}, ShardedStrategy, None),
     ],
 )
 def test_several_ranks_wait_for_each_other_as_long_as_asked(settings, kind, start):
     strategy = choose_strategy(TrainConfig(timeout=77.0, **settings))
-    assert type(strategy) is kind
+    assert isinstance(strategy, kind)
     assert strategy._timeout == timedelta(seconds=77)
     assert getattr(strategy, "_start_method", None) == start
 
