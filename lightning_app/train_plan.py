@@ -282,6 +282,10 @@ def _notes(plan: Mapping[str, Any], config: TrainConfig, tokenizer: Any) -> list
     if config.replicas > 1:
         notes.append(f"{config.replicas} replicas of the last stage, one after another, over one base in memory")
     notes.append("disk: weights and their companions; reports, curves and pictures come on top")
+    if config.adapt_top is not None and config.prefix_cache and config.batching != "packed":
+        notes.append(
+            "disk: the prefix cache comes on top: tokens x width x bytes of a number for each text that is read"
+        )
     if config.merges and config.lora.quantization != "none":
         notes.append("merges take the base as it is stored, and are measured so: the base whole and in full precision")
     if plan["strategy"] == "fsdp":

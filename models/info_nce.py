@@ -92,7 +92,7 @@ def text_pairs(first: Integer[Tensor, " k"], second: Integer[Tensor, " k"]) -> I
         >>> len(text_pairs(torch.tensor([0, 0]), torch.tensor([1, 2])))
         4
     """
-    return torch.cat([first * PLACES + second, second * PLACES + first]).unique()
+    return torch.cat([first * PLACES + second, second * PLACES + first]).sort().values
 
 
 def _among(wanted: Integer[Tensor, "n n"], known: Integer[Tensor, " k"]) -> Bool[Tensor, "n n"]:

@@ -258,3 +258,9 @@ def test_a_rough_plan_knows_few_bits(config, tmp_path, kind, bytes_each):
     linear = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
     others = plan["parameters"] - linear
     assert plan["memory"]["weights"] == pytest.approx(linear * bytes_each + 2 * others, rel=2e-3)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_states_of_the_prefix_cache_are_named_where_there_are_some(config, cached):
+    notes = plan_run(config(adapt_top=1, prefix_cache=cached))["notes"]
+    assert any("prefix cache" in note for note in notes) == cached
