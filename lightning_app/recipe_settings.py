@@ -20,6 +20,13 @@ def check_recipe(config: TrainConfig) -> None:
         raise ValueError(
             f"--ema-decay: expected --average ema beside it, got {config.average}; add it or drop --ema-decay"
         )
+    # text of one's own has one stage unless it is told otherwise
+    stages = 1 if config.data is not None and config.stages == TrainConfig().stages else len(config.stages)
+    if "search" in config.merges and stages < 2 and config.replicas < 2:
+        raise ValueError(
+            "--merges search: expected two models at least to search between, got one stage and no replicas; add --replicas, or "
+            "leave search out"
+        )
     check_replicas(config)
 
 

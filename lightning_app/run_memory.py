@@ -1,6 +1,7 @@
 """run_memory: what a run holds on a device at its fullest: while it trains, at the end of a stage, when it measures a merge."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -45,9 +46,12 @@ def run_memory(config: TrainConfig, sizes: ModelSizes, batches: Sequence[tuple[i
         batches: of every stage, the texts of a batch on one device and the tokens of the longest text. With a token budget only
             a part of the batch is held at once.
     """
+    # no states are kept of the blocks below the lowest adapted one
+    adapted = sizes.blocks if config.adapt_top is None else min(config.adapt_top, sizes.blocks)
+    trained = replace(sizes, blocks=adapted) if sizes.adapted else sizes
     every = [
         training_memory(
-            sizes,
+            trained,
             texts=texts if config.token_budget is None else min(texts, -(-config.token_budget // tokens)),
             tokens=tokens,
             precision=config.precision,

@@ -74,6 +74,8 @@ def add_lora(
     """
     if r < 1:
         raise ValueError(f"--lora.r: expected a rank of at least 1, got {r}; 16 is usual")
+    if alpha < 1:
+        raise ValueError(f"--lora.alpha: expected at least 1, got {alpha}; twice the rank is usual")
     if not 0 <= dropout < 1:
         raise ValueError(f"--lora.dropout: expected a number in [0, 1), got {dropout}; 0 is usual here")
     if find_adapter(embedder) is not None:

@@ -22,6 +22,11 @@ from lightning_app.stages import read_run_data
         ({"average": "ema", "ema_decay": 1.0}, r"--ema-decay: expected a number in \[0, 1\), got 1\.0"),
         ({"average": "ema", "ema_decay": -0.1}, r"--ema-decay: expected a number in \[0, 1\), got -0\.1"),
         ({"average": "swa", "ema_decay": 0.5}, "--ema-decay: expected --average ema beside it, got swa"),
+        (
+            {"stages": (StageConfig(name="a", families=("six",)),), "merges": ("search",)},
+            "--merges search: expected two models at least to search between, got one stage and no replicas",
+        ),
+        ({"data": "own.jsonl", "merges": ("search",)}, "--merges search: expected two models at least"),
     ],
 )
 def test_what_no_recipe_can_do_is_refused(settings, message):
@@ -48,5 +53,5 @@ def test_a_floor_needs_a_selection_suite(few):
 
 def test_a_search_that_is_asked_for_needs_one_too(few):
     with pytest.raises(ValueError, match="--merges search: expected texts enough for a selection suite"):
-        read_run_data(TrainConfig(data=few, merges=("search",)))
+        read_run_data(TrainConfig(data=few, replicas=2, merges=("search",)))
     assert len(read_run_data(TrainConfig(data=few, replicas=2)).stages) == 2

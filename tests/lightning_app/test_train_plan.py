@@ -15,6 +15,7 @@ from data.sampler import LabelBatchSampler
 from lightning_app.command_line import main
 from lightning_app.config import LoraConfig, StageConfig, TrainConfig
 from lightning_app.merges import Ingredients, merge_run
+from lightning_app.module import ContrastiveEmbedder
 from lightning_app.stages import read_run_data
 from lightning_app.train_plan import plan_run
 from models.embedder import load_embedder
@@ -109,15 +110,17 @@ def test_a_model_from_scratch_is_written_whole(config, tmp_path):
     assert set(plan["disk"]["merges"]) == {"slerp", "linear"}  # the others need two stages
 
 
+@pytest.mark.parametrize("batching", ["padded", "sorted"])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_tokens_are_those_of_the_batches_of_the_model(config, make_mistral, tmp_path, devices):
+def test_tokens_are_those_of_the_batches_of_the_model(config, make_mistral, tmp_path, devices, batching):
     folder = make_mistral(tmp_path / "mistral", max_tokens=512)
     settings = json.loads((folder / "config_sentence_transformers.json").read_text())
     prompts = {"prompts": {**settings["prompts"], "query": "Query: "}, "default_prompt_name": "query"}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings | prompts))
-    asked = config(backbone=str(folder), devices=devices, stages=STAGES[1:])
+    asked = config(backbone=str(folder), devices=devices, stages=STAGES[1:], batching=batching)
     plan = plan_run(asked)
     embedder, stage = load_embedder(folder), read_run_data(asked).stages[0]
+    module = ContrastiveEmbedder(embedder, prompt="Query: ")
     used = size = 0
     for rank in range(devices):
         sampler = LabelBatchSampler(
@@ -131,8 +134,13 @@ def test_tokens_are_those_of_the_batches_of_the_model(config, make_mistral, tmp_
             world_size=devices,
         )
         for batch in sampler:
-            mask = embedder.preprocess([stage.data.texts[i] for i in batch], prompt="Query: ")["attention_mask"]
-            used, size = used + int(mask.sum()), size + mask.numel()
+            texts = [stage.data.texts[i] for i in batch]
+            parts = [embedder.preprocess(texts, prompt="Query: ")]
+            if batching == "sorted":
+                parts = module.collate([(text, 0) for text in texts]).parts
+            for part in parts:
+                mask = part["attention_mask"]
+                used, size = used + int(mask.sum()), size + mask.numel()
     (planned,) = plan["stages"]
     assert planned["tokens"] == plan["tokens"] == used
     assert planned["padding_share"] == pytest.approx(1 - used / size)
@@ -264,3 +272,8 @@ def test_a_rough_plan_knows_few_bits(config, tmp_path, kind, bytes_each):
 def test_the_states_of_the_prefix_cache_are_named_where_there_are_some(config, cached):
     notes = plan_run(config(adapt_top=1, prefix_cache=cached))["notes"]
     assert any("prefix cache" in note for note in notes) == cached
+
+
+def test_frozen_blocks_below_the_adapted_ones_keep_no_states(config):
+    every, top = (plan_run(config(adapt_top=k))["memory"]["activations"] for k in (2, 1))
+    assert top == every / 2

@@ -230,6 +230,7 @@ def test_a_target_that_is_in_no_block_is_refused(target: str, bert_folder: Path)
     ("settings", "message"),
     [
         ({"r": 0}, "--lora.r: expected a rank"),
+        ({"alpha": 0}, "--lora.alpha: expected at least 1, got 0"),
         ({"dropout": 1.0}, "--lora.dropout"),
         ({"dropout": -0.1}, "--lora.dropout"),
     ],
