@@ -49,13 +49,14 @@ def build_module(
     dropout: float = 0.0,
     quantization: Any = "none",
     checkpointing: bool = False,
+    adapt_top: int | None = None,
     kind: type[ContrastiveEmbedder] = ContrastiveEmbedder,
     **how: Any,
 ) -> ContrastiveEmbedder:
     """A module in training mode whose adapter has the same weights each time."""
     torch.manual_seed(0)
     embedder = load_embedder(folder, quantization=quantization)
-    add_lora(embedder, r=4, alpha=8, dropout=dropout, targets=["q_proj", "v_proj", "down_proj"])
+    add_lora(embedder, r=4, alpha=8, dropout=dropout, targets=["q_proj", "v_proj", "down_proj"], adapt_top=adapt_top)
     if checkpointing:
         checkpoint_blocks(embedder)
     embedder.train()

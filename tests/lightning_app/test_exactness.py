@@ -8,6 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_app.module import ContrastiveEmbedder
 from models.export import save_embedder
+from models.prefix_cache import PrefixCache
+from models.prefix_store import MemoryStore
 from models.tiny_llm import build_tiny_llm
 from tests.lightning_app.one_step import assert_alike, build_module, some_weights, steps
 
@@ -67,6 +69,19 @@ def test_a_base_in_four_bits_too(base, weights, tmp_path, padded):
     for devices in (1, 2):
         module = build_module(base, quantization="nf4", token_budget=64)
         assert_alike(steps(module, tmp_path / str(devices), weights, devices=devices), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"token_budget": 64, "checkpointing": True}])
+def test_states_below_the_adapted_block_that_are_kept_too(how, base, tmp_path):
+    module = build_module(base, adapt_top=1, batching="padded")
+    weights = some_weights(module)
+    expected = steps(module, tmp_path / "padded", weights)
+    for devices in (1, 2):
+        module, store = build_module(base, adapt_top=1, **how), MemoryStore()
+        with PrefixCache(module.embedder, 1, store).installed():
+            found = steps(module, tmp_path / str(devices), weights, devices=devices)
+        assert_alike(found, expected, atol=1e-5)
+        assert devices == 2 or len(store) > 0  # ranks are forks, whose memory is their own
 
 
 @pytest.mark.parametrize("how", [{}, {"token_budget": 64}, {"token_budget": 64, "checkpointing": True}])
