@@ -68,7 +68,9 @@ def fit_stage(
         batching=config.batching,
         token_budget=config.token_budget,
     )
-    module.tokenise(stage.data.texts)
+    if config.num_workers > 0 or (config.ranks > 1 and run.device.type == "cuda"):
+        # processes that make batches ready find them read, and a trial of memory knows the longest; else a text is read when it is drawn
+        module.tokenise(stage.data.texts)
     measured = dict(suites) | ({"selection": selection} if selection else {})
     averages = averaging(config, total_steps=module.total_steps)
     callbacks = [
