@@ -25,7 +25,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from torch import Tensor
 from transformers import MistralConfig, MistralModel, PreTrainedTokenizerFast
 
 from lightning_app.config import LoraConfig, StageConfig, TrainConfig
@@ -59,9 +58,8 @@ class StepClock(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the tokens that are read and start the clock."""
-        mask: Tensor = batch[0]["attention_mask"]
-        self.tokens.append(int(mask.sum()))
-        self.longest = max(self.longest, mask.shape[1])
+        self.tokens.append(batch.tokens)
+        self.longest = max(self.longest, *(part["attention_mask"].shape[1] for part in batch.parts))
         _wait(self.device)
         self.began = time.perf_counter()
 

@@ -22,6 +22,7 @@ from benchmarks.training_case import (
     uneven_texts,
     windows_of_a_stage,
 )
+from benchmarks.training_memory import case_of, words_of
 from benchmarks.training_ours import Steps
 from benchmarks.training_runs import SIDES, Plan, plan_of
 from data.training_texts import TrainingTexts
@@ -155,7 +156,13 @@ def test_memory_is_that_of_the_steps() -> None:
     from benchmarks.training_memory import training_growth
 
     few, many = (training_growth("peer", TINY, per_class=per_class, steps=1) for per_class in (2, 8))
-    assert 0 <= few < many < 1e9
+    assert few < many
+    assert 0 < many < 1e9
+
+
+@pytest.mark.parametrize("case", [TINY, TrainingCase(model="decoder-16", adapt_top=4, precision="bf16-mixed")])
+def test_memory_is_measured_of_the_case_that_was_asked_for(case: TrainingCase) -> None:
+    assert case_of(words_of(case)) == case
 
 
 def test_training_on_a_gpu_is_shown_where_it_was_measured(tmp_path: Path) -> None:
